@@ -1,0 +1,1 @@
+"""harmonywatch: reports go in, alerts come out, the archive answers."""
