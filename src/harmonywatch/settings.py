@@ -1,0 +1,230 @@
+"""Settings: one frozen tree, read once at the edge. Defaults < TOML file < environment < flags.
+
+The file is `DATA/harmonywatch.toml` (or HARMONYWATCH_CONFIG); the environment is `HARMONYWATCH_` + the path with two
+underscores: `HARMONYWATCH_GATEWAY__PORT=8471`. A key that nobody knows is refused, with the nearest known one. Each room
+gets its own branch. `load` also tells where each value came from (`harmonywatch config show`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "HARMONYWATCH_"
+DURABLE_RETENTION_S = 7 * 86_400
+
+
+class BadSettings(Exception):
+    """The operator's settings do not fit; the message names the key, where it stands and what would do."""
+
+
+class Branch(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamSettings(Branch):
+    """The spine."""
+
+    url: str = Field("", description="where the stream is: sqlite:DIR, or memory: (default: sqlite:DATA/stream)")
+    retention_s: float = Field(DURABLE_RETENTION_S, description="age at which read segments are deleted, seconds")
+    retention_bytes: int = Field(200 << 30, description="bytes a topic may take before the gateway answers 503")
+    segment_bytes: int = Field(1 << 30, description="a segment file is closed at this size, bytes")
+    segment_s: float = Field(86_400, description="a segment file is closed at this age, seconds")
+    poll_least_s: float = Field(0.001, description="how often a busy reader looks at the bell, seconds")
+    poll_most_s: float = Field(0.005, description="how often an idle reader looks at the bell, seconds")
+
+
+class GatewaySettings(Branch):
+    """The door for watchers."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but the loopback needs TLS or behind_proxy")
+    port: int = Field(8470, ge=0, le=65535, description="0 = any free port")
+    tls_cert: str = Field("", description="PEM file of the certificate chain")
+    tls_key: str = Field("", description="PEM file of the certificate's key")
+    behind_proxy: bool = Field(False, description="a proxy in front terminates TLS")
+    request_bytes_max: int = Field(16 << 20, description="limit of a request's body after decompression, bytes")
+    request_lines_max: int = Field(10_000, description="limit of lines in an NDJSON request")
+    pending_bytes_max: int = Field(64 << 20, description="bytes waiting for the disk beyond which requests get 503")
+    body_timeout_s: float = Field(10.0, description="a request must have arrived whole after this long, seconds")
+    drain_s: float = Field(10.0, description="time that open requests have after SIGTERM, seconds")
+
+
+class ConsoleSettings(Branch):
+    """The door for officers."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but the loopback needs TLS or behind_proxy")
+    port: int = Field(8480, ge=0, le=65535, description="0 = any free port")
+    tls_cert: str = Field("", description="PEM file of the certificate chain")
+    tls_key: str = Field("", description="PEM file of the certificate's key")
+    behind_proxy: bool = Field(False, description="a proxy in front terminates TLS")
+
+
+class AlertingSettings(Branch):
+    """Rules applied to reports."""
+
+    commit_interval_s: float = Field(1.0, description="how often the group's positions are saved, seconds")
+    rules_interval_s: float = Field(0.5, description="how often changed rules are looked for, seconds")
+
+
+class DispatchSettings(Branch):
+    """Alerts to incidents."""
+
+    reopen_s: float = Field(1800, description="an alert within this of a resolve re-opens the incident, seconds")
+    lapse_s: float = Field(86_400, description="an incident unseen for this long closes as lapsed, seconds")
+    seen_s: float = Field(2 * 86_400, description="how long an alert_id is remembered against repeats, seconds")
+    occurrences_max: int = Field(100, description="last occurrences of an incident kept in the state database")
+    retry_most_s: float = Field(300, description="longest wait between two tries of a notification, seconds")
+
+
+class ArchiveSettings(Branch):
+    """Reports to the lake."""
+
+    flush_interval_s: float = Field(8.0, description="a record waits at most this long for its commit, seconds")
+    flush_bytes: int = Field(96 << 20, description="bytes of records that make a commit at once")
+    repeat_window_s: float = Field(86_400, description="a report sent again within this is recognised, seconds")
+    compact_interval_s: float = Field(600, description="how often small files are merged, seconds; 0 = never")
+    compact_bytes: int = Field(256 << 20, description="target size of a merged file, bytes")
+    vacuum_s: float = Field(7 * 86_400, description="files out of use are deleted after this, seconds")
+    nice: int = Field(10, ge=0, le=19, description="priority given up to the alert path")
+
+
+class AnalysisSettings(Branch):
+    """Questions to the lake."""
+
+    deadline_s: float = Field(60, description="a query is stopped after this, seconds")
+    memory: str = Field("2GB", description="memory limit of a query, as DuckDB writes it")
+    threads: int = Field(2, ge=1, description="threads of a query")
+    nice: int = Field(10, ge=0, le=19, description="priority given up to the alert path")
+
+
+class Settings(Branch):
+    """The whole tree."""
+
+    data: str = Field("data", description="folder of everything that is not given a URL")
+    lake: str = Field("", description="folder or URL of the lake (default: DATA/lake)")
+    state: str = Field("", description="SQLAlchemy URL of the state (default: SQLite files in DATA/state)")
+    keys: str = Field("", description="folder of the encryption keys (default: DATA/keys)")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+    stream: StreamSettings = StreamSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    console: ConsoleSettings = ConsoleSettings()
+    alerting: AlertingSettings = AlertingSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data)
+
+    @property
+    def stream_url(self) -> str:
+        return self.stream.url or f"sqlite:{self.folder / 'stream'}"
+
+    @property
+    def lake_url(self) -> str:
+        return self.lake or str(self.folder / "lake")
+
+    @property
+    def keys_folder(self) -> Path:
+        return Path(self.keys) if self.keys else self.folder / "keys"
+
+    def state_url(self, database: str) -> str:
+        """SQLAlchemy URL of `registry` or `incidents`: two files on SQLite, one server database elsewhere."""
+        return self.state or f"sqlite:///{self.folder / 'state' / f'{database}.db'}"
+
+
+def load(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> tuple[Settings, dict[str, str]]:
+    """Read the settings and the origin of each value that is not a default, by dotted key.
+
+    `flags`: dotted keys to values, None = not given. Raises BadSettings.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    from_environment = _from_environment(environment)
+    given = {key: value for key, value in flags.items() if value is not None}
+    data = given.get("data") or from_environment.get("data") or "data"
+    path = Path(environment.get(PREFIX + "CONFIG") or Path(data) / "harmonywatch.toml")
+    if path.is_file():
+        layers.append((str(path), dict(_flat(_read_toml(path)))))
+    layers += [("environment", from_environment), ("flag", given)]
+
+    known = dict(_flat(Settings().model_dump()))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for key, value in layer.items():
+            if key not in known:
+                raise BadSettings(_unknown(key, origin, known))
+            values[key], origins[key] = value, origin
+    try:
+        return Settings.model_validate(_nested(values)), origins
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadSettings(f"{key} ({origins.get(key, 'default')}): {first['msg']}, not {first['input']!r}") from None
+
+
+def describe() -> dict[str, str]:
+    """Every key with what it means."""
+
+    def walk(branch: type[BaseModel], at: str) -> Iterator[tuple[str, str]]:
+        for name, field in branch.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from walk(field.annotation, f"{at}{name}.")
+            else:
+                yield at + name, field.description or ""
+
+    return dict(walk(Settings, ""))
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """The settings by dotted key."""
+    return dict(_flat(settings.model_dump()))
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name.removeprefix(PREFIX).lower().replace("__", "."): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name != PREFIX + "CONFIG"
+    }
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{path}: {error}") from None
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{at}{name}.")
+        else:
+            yield at + name, value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *branches, leaf = key.split(".")
+        at = tree
+        for branch in branches:
+            at = at.setdefault(branch, {})
+        at[leaf] = value
+    return tree
+
+
+def _unknown(key: str, origin: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; `harmonywatch config show` lists all"
+    return f"no setting {key} ({origin}){hint}"
