@@ -16,7 +16,8 @@ What is promised, and tested in `tests/registry/`:
 5. Any number of processes may open, migrate, read and write at once.
 
 Enrolment (a watcher's first report through a relay) is audited by the batch and does not raise the version: it changes
-neither keys nor rules. `harmonywatch.registry.store.open_registry` makes the registry; what follows are its verbs,
+neither keys nor rules. `harmonywatch.registry.store.open_registry` makes the registry (a door or a judge, which must
+start fast, takes the few verbs of `harmonywatch.registry.glance.open_glance`); what follows are its verbs,
 each raising the errors named at its end, and any of them `RegistryBusy` or `RegistryBroken`:
 
     registry.acting_as(actor) -> Registry             the same registry; what it writes is audited under that actor
@@ -59,6 +60,8 @@ from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+
+from harmonywatch.clock import EPOCH
 
 FORCE_NAME_PATTERN = r"[a-z][a-z0-9-]{1,40}"
 """Names topics, folders and views, so: lower case, digits, hyphens; 2 to 41 characters."""
@@ -150,20 +153,21 @@ class Rule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """When a harmonyscore is bad: strictly below `threshold`, and every condition that is not None holds.
 
     `rule_id`: slug, unique in the force. `confidence_least`: 0-1, the citizen's confidence is at least this; a citizen
-    without confidence fails the condition. `area`: ring of [lon, lat] in WGS84 degrees, three corners or more, closed or
-    not, not across 180 degrees; the report's location lies inside. `words`: at least one of them was heard, compared
+    without confidence fails the condition. `area`: ring of [lon, lat] in WGS84 degrees, three corners or more, closed
+    or not, not across 180 degrees; the report's location lies inside. `words`: at least one of them was heard, compared
     casefolded. `hours`: from <= hour < to of the report's `time` in UTC; (22, 6) spans midnight; `to` may be 24.
+    `created_at` is stamped by the registry.
     """
 
     rule_id: str
     force: str
     threshold: float
-    created_at: datetime
     confidence_least: float | None = None
     area: tuple[tuple[float, float], ...] | None = None
     words: tuple[str, ...] | None = None
     hours: tuple[int, int] | None = None
     enabled: bool = True
+    created_at: datetime = EPOCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""How a state database is opened: everything that depends on the engine behind the URL, in this one file.
+
+Serves `registry.db` and `incidents.db` alike. The rules it keeps, for SQLite:
+
+- rollback journal in TRUNCATE mode: Python's own SQLite may be older than 3.51.3, before which the write-ahead log can
+  be corrupted by several writers; the rollback journal is not touched by that. `synchronous=FULL` then fsyncs the journal,
+  the database and again the truncated journal; EXTRA would only add the fsync of a folder after an unlink, which
+  TRUNCATE does not do.
+- The driver never begins a transaction by itself (`isolation_level=None`): `reading` begins with plain BEGIN, `writing`
+  with BEGIN IMMEDIATE, so a writer waits at its start (up to the busy timeout) and can never fail half-way for a lock.
+- Foreign keys are checked. A new file is readable by its owner only (0600); SQLite gives its journal the same mode.
+
+For PostgreSQL the URL alone decides, and the caller's models use portable types. Imports SQLAlchemy, nothing of ours
+but the contract's errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from harmonywatch.registry.contract import RegistryBroken, RegistryBusy
+
+BUSY_TIMEOUT_S = 5.0
+"""Longer than any transaction here; a lock held longer is a stuck process, and the caller should say so."""
+
+_BEGIN = "harmonywatch_begin"
+_MIGRATION_LOCK = 0x68617277
+"""Any fixed number: the key of PostgreSQL's advisory lock under which schemas change."""
+
+
+def open_engine(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
+    """An engine for `sqlite:///PATH` or `postgresql+psycopg://...`; makes the file and its folders if need be.
+
+    Nothing is read yet. Use `reading` and `writing` for every transaction; `engine.dispose()` lets go.
+    """
+    address = make_url(url)
+    if address.get_backend_name() != "sqlite":
+        return create_engine(address, pool_pre_ping=True)
+    if not address.database or address.database == ":memory:":
+        raise RegistryBroken(url, "a state database needs a file: sqlite:///PATH")
+    _make_private_file(Path(address.database))
+    engine = create_engine(
+        address,
+        connect_args={"timeout": busy_timeout_s, "isolation_level": None, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return engine
+
+
+def _make_private_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise RegistryBroken(str(path), error.strerror or str(error)) from error
+
+
+def _on_sqlite_connect(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN IMMEDIATE"))
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A read transaction. Fetch everything inside; the lock is gone when the block ends.
+
+    Raises RegistryBusy, RegistryBroken for what the engine raises.
+    """
+    with _translated(engine), engine.connect() as connection:
+        yield connection.execution_options(**{_BEGIN: "BEGIN"})
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A write transaction: all of the block is committed and durable when it ends, or, if it raises, none of it.
+
+    Raises RegistryBusy, RegistryBroken for what the engine raises.
+    """
+    with _translated(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A write transaction of which there is one at a time over all processes, also on PostgreSQL."""
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        yield connection
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert the rows whose keys are not there yet; how many were new. Both engines know ON CONFLICT, each its own."""
+    if not rows:
+        return 0
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows).rowcount
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    """The engine's own exceptions as the contract's, once, here. A broken constraint stays what it is: a bug."""
+    try:
+        yield
+    except DBAPIError as error:
+        where, reason = str(engine.url.database), str(error.orig)
+        if "locked" in reason or "busy" in reason:
+            raise RegistryBusy(where) from error
+        if error.connection_invalidated or type(error).__name__ in ("OperationalError", "DatabaseError"):
+            raise RegistryBroken(where, reason) from error
+        raise
