@@ -9,7 +9,7 @@ another stream, whatever its URL, and positions of one mean nothing in the other
 What every adapter promises, and the conformance suite (`tests/stream/`) checks:
 
 1. When `append` returns, all its records are durable (fsynced, or acknowledged by all in-sync replicas) and readable,
-   or none is. When it raises `OutcomeUnknown`, they may be; when it raises anything else, none is.
+   or none is. When it raises `OutcomeUnknown` or `StreamBroken`, they may be; on any other error, none is.
 2. Offsets of a partition are contiguous and follow the order of the appends; several processes may append at once.
 3. A reader sees a partition's records in order, each exactly once between two seeks, and never one that is not durable.
 4. `poll` wakes within 5 ms of an append by any process of the machine (embedded), and does not burn a core meanwhile.
