@@ -22,7 +22,7 @@ def test_a_new_force_has_one_rule_strictly_below_25(registry: Registry, clock: M
     assert (force.name, force.partitions, force.created_at) == ("north", 12, clock.now())
     (rule,) = registry.rules("north")
     assert (rule.rule_id, rule.threshold, rule.enabled) == (DEFAULT_RULE_ID, 25.0, True)
-    assert rule.confidence_least is rule.area is rule.words is rule.hours is None
+    assert (rule.confidence_least, rule.area, rule.words, rule.hours) == (None,) * 4
     assert registry.forces() == [force] and registry.force("north") == force
 
 

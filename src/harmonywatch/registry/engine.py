@@ -3,9 +3,9 @@
 Serves `registry.db` and `incidents.db` alike. The rules it keeps, for SQLite:
 
 - rollback journal in TRUNCATE mode: Python's own SQLite may be older than 3.51.3, before which the write-ahead log can
-  be corrupted by several writers; the rollback journal is not touched by that. `synchronous=FULL` then fsyncs the journal,
-  the database and again the truncated journal; EXTRA would only add the fsync of a folder after an unlink, which
-  TRUNCATE does not do.
+  be corrupted by several writers; the rollback journal is not touched by that. `synchronous=FULL` then fsyncs the
+  journal, the database and again the truncated journal; EXTRA would only add the fsync of a folder after an unlink,
+  which TRUNCATE does not do.
 - The driver never begins a transaction by itself (`isolation_level=None`): `reading` begins with plain BEGIN, `writing`
   with BEGIN IMMEDIATE, so a writer waits at its start (up to the busy timeout) and can never fail half-way for a lock.
 - Foreign keys are checked. A new file is readable by its owner only (0600); SQLite gives its journal the same mode.
@@ -103,11 +103,16 @@ def migrating(engine: Engine) -> Iterator[Connection]:
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert the rows whose keys are not there yet; how many were new. Both engines know ON CONFLICT, each its own."""
+    """Insert the rows whose keys are not there yet; how many were new.
+
+    Both engines know ON CONFLICT, each its own. What is new is counted as it is returned: the number of changed rows
+    that drivers report for many rows at once is -1 in one of them.
+    """
     if not rows:
         return 0
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows).rowcount
+    insert = dialect.insert(table).on_conflict_do_nothing().returning(table.primary_key.columns[0])
+    return len(connection.execute(insert, rows).all())
 
 
 @contextmanager
