@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -138,14 +138,15 @@ class Segment:
     def head(self, partition: int) -> int:
         """The position after the partition's newest record here."""
         with translated(self.path):
-            row = (
-                self._db.execute(
-                    "select base_offset + count from batches where partition = ? order by base_offset desc limit 1",
-                    (partition,),
-                ).fetchone()
-                or self._db.execute("select position from starts where partition = ?", (partition,)).fetchone()
+            newest = self._number(
+                "select base_offset + count from batches where partition = ? order by base_offset desc limit 1",
+                partition,
             )
-        return int(row[0])
+            if newest is not None:
+                return newest
+            start = self._number("select position from starts where partition = ?", partition)
+        assert start is not None, "a partition that the segment was made without"
+        return start
 
     def starts(self) -> dict[int, int]:
         with translated(self.path):
@@ -199,7 +200,7 @@ class Segment:
                 (row_id,),
             )
             for values in cursor:
-                found.append(Row(*values))  # type: ignore[arg-type]  # the statement's columns are Row's fields
+                found.append(Row(*values))
                 size += len(found[-1].data)
                 if size >= bytes_max:
                     break
@@ -227,12 +228,13 @@ class Segment:
 
     def _number(self, statement: str, *values: int | str) -> int | None:
         """The statement's one integer, None without a row."""
-        row = self._db.execute(statement, values).fetchone()
+        row: Any = self._db.execute(statement, values).fetchone()
         return None if row is None or row[0] is None else int(row[0])
 
 
 def _pairs(cursor: apsw.Cursor) -> dict[int, int]:
-    return {int(key): int(value) for key, value in cursor.fetchall()}
+    rows: Any = cursor.fetchall()
+    return dict(rows)
 
 
 def delete(path: Path) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from harmonywatch.clock import Clock, micros
 from harmonywatch.settings import StreamSettings
-from harmonywatch.stream.bell import SAFETY_S, TOPICS_SLOT, Bell, rung, slot_of
+from harmonywatch.stream.bell import ALL_KINDS, SAFETY_S, TOPICS_SLOT, Bell, kind_bit, rung, slot_of
 from harmonywatch.stream.contract import (
     RECORD_BYTES_MAX,
     Batch,
@@ -112,7 +112,7 @@ class SqliteStream:
             if len(value) > RECORD_BYTES_MAX:
                 raise RecordTooLarge(topic, len(value))
         given = self._log(topic).append(records)
-        self.bell.ring(slot_of(topic))
+        self.bell.ring(slot_of(topic), kind_bit(topic))
         return given
 
     def reader(self, topics: Iterable[str] | str, *, group: str | None = None, start: Start | None = None) -> _Reader:
@@ -381,6 +381,7 @@ class _Reader:
         self._cursors: dict[str, _Cursor] = {}
         self._partitions: dict[str, int] = {}
         self._ready: set[str] = set()
+        self._kinds = _kinds(self._topics)
         self._seen = stream.bell.look()
         self._safety_due = 0.0
         self._had_records_at = 0.0
@@ -401,7 +402,8 @@ class _Reader:
                 return found
             if now >= deadline:
                 return []
-            time.sleep(min(interval_s, max(0.0, deadline - now)))
+            left_s = min(deadline - now, self._safety_due - now)
+            self._stream.bell.sleep(self._seen, self._kinds, interval_s, max(left_s, 0.0))
             if now - self._had_records_at > BUSY_S:
                 interval_s = min(interval_s * 1.5, self._stream.settings.poll_most_s)
 
@@ -460,6 +462,16 @@ class _Reader:
             self._cursors[topic] = _Cursor(self._stream, topic, positions)
             self._partitions[topic] = partitions
             self._ready.add(topic)
+
+
+def _kinds(topics: str | tuple[str, ...]) -> int:
+    """Bits of the kinds of topics that a reader waits for."""
+    if isinstance(topics, str):
+        return kind_bit(topics) if "." in topics else ALL_KINDS
+    kinds = 0
+    for topic in topics:
+        kinds |= kind_bit(topic)
+    return kinds or ALL_KINDS
 
 
 def _starts(path: Path) -> tuple[dict[int, int], int]:
