@@ -23,7 +23,7 @@ SHARE_NAMESAKES = 0.03
 SHARE_WITH_ID = 0.15
 SHARE_BLANKS = 0.02
 SHARE_OFFENDERS = 0.008
-OFFENDER_WEIGHT = 90.0
+OFFENDER_WEIGHT = 120.0
 
 
 def citizens_of(watchers: int, cities: int) -> int:

@@ -49,7 +49,7 @@ class Bad(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, gc=False):
-    """One report as sent; `line` (full truth only) is its JSON, still encoded."""
+    """One report as sent; `line` (full truth only, else empty) is its JSON, still encoded."""
 
     watcher_id: str
     report_id: str
@@ -59,7 +59,12 @@ class Attempt(msgspec.Struct, gc=False):
     fault: str | None
     attempt: int
     of: int | None = None
-    line: msgspec.Raw | None = None
+    line: msgspec.Raw = msgspec.Raw()
+
+    def sent(self) -> bytes:
+        """The very bytes that were sent; empty unless the truth is full."""
+        line = bytes(self.line)
+        return base64.b64decode(msgspec.json.decode(line)) if line.startswith(b'"') else line
 
 
 class Outcome(msgspec.Struct, gc=False):

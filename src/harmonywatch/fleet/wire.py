@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -211,8 +211,8 @@ class _Connection(asyncio.Protocol):
             self._pool.listener.on_failure(request, reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are asyncio's by shape, not by class.
+        self._transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
