@@ -28,8 +28,8 @@ def plan_to(door: DoorDouble, **changes: object) -> FleetPlan:
     targets = (Target("north", door.url, "kn"), Target("south", door.url, "ks"))
     settings: dict[str, object] = {
         "watchers": 400,
-        "rate": 2_000.0,
-        "seconds": 1.0,
+        "rate": 3_000.0,
+        "seconds": 0.5,
         "targets": targets,
         "give_up_s": 10.0,
     }
@@ -80,13 +80,13 @@ def test_every_report_gets_through_with_its_verdict(tmp_path: Path, encoding: st
 
 def test_the_pace_and_the_share_of_singles_are_the_plans() -> None:
     async def work(door: DoorDouble) -> FleetResult:
-        result = await run_fleet(plan_to(door, watchers=1_000, rate=1_000.0, seconds=2.0, singles=0.3))
+        result = await run_fleet(plan_to(door, watchers=1_000, rate=2_000.0, seconds=1.0, singles=0.3))
         assert 0.24 < sum(kind == "application/json" for kind, _ in door.requests) / result.tally.sent < 0.36
         return result
 
     result = with_door(work)
     assert result.tally.sent == 2_000
-    assert 1.9 < result.tally.elapsed_s < 3.0
+    assert 0.9 < result.tally.elapsed_s < 2.0
 
 
 def test_pressure_is_answered_by_patience_and_the_very_same_bytes(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_answer_that_was_lost_is_asked_for_again() -> None:
 
 def test_a_restarted_gateway_gets_everything() -> None:
     async def work(door: DoorDouble) -> FleetResult:
-        running = asyncio.ensure_future(run_fleet(plan_to(door, seconds=2.0)))
+        running = asyncio.ensure_future(run_fleet(plan_to(door, rate=1_000.0, seconds=1.5)))
         port = int(door.url.rsplit(":", 1)[1])
         deadline = time.monotonic() + 5
         while not door.requests and time.monotonic() < deadline:
@@ -156,7 +156,7 @@ def test_a_restarted_gateway_gets_everything() -> None:
 def test_nobody_there_ends_as_unknown(tmp_path: Path) -> None:
     async def work(door: DoorDouble) -> FleetResult:
         await door.stop()
-        plan = plan_to(door, seconds=0.2, give_up_s=0.6, timeout_s=0.5, truth=tmp_path / "truth.ndjson")
+        plan = plan_to(door, rate=2_000.0, seconds=0.2, give_up_s=0.6, timeout_s=0.5, truth=tmp_path / "truth.ndjson")
         return await run_fleet(plan)
 
     tally = with_door(work).tally
@@ -228,7 +228,7 @@ def test_tls_with_a_given_ca(tmp_path: Path) -> None:
 
     async def work(door: DoorDouble) -> FleetResult:
         targets = (Target("north", door.url, "kn", ca=str(cert)),)
-        return await run_fleet(plan_to(door, targets=targets, seconds=0.3))
+        return await run_fleet(plan_to(door, targets=targets, rate=2_000.0, seconds=0.3))
 
     tally = with_door(work, ssl=context).tally
     assert tally.accepted == tally.sent == 600
