@@ -10,6 +10,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import msgspec
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,7 +56,9 @@ class ManualClock:
 
 def to_wire(moment: datetime) -> str:
     """RFC 3339, UTC, six digits of microseconds: `2026-11-23T18:04:05.000123Z`."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    # three times as fast as isoformat, and every record holds two; it leaves out microseconds that are 0
+    text = msgspec.json.encode(moment.astimezone(UTC))[1:-1].decode()
+    return text if moment.microsecond else text[:-1] + ".000000Z"
 
 
 def from_wire(text: str) -> datetime:

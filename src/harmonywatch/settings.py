@@ -140,9 +140,7 @@ class Settings(Branch):
         return self.state or f"sqlite:///{self.folder / 'state' / f'{database}.db'}"
 
 
-def load(
-    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
-) -> tuple[Settings, dict[str, str]]:
+def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> tuple[Settings, dict[str, str]]:
     """Read the settings and the origin of each value that is not a default, by dotted key.
 
     `flags`: dotted keys to values, None = not given. Raises BadSettings.

@@ -33,9 +33,7 @@ class Telemetry:
             return Gauge(f"harmonywatch_{name}", text, labels, registry=self.registry)
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(
-                f"harmonywatch_{name}", text, labels, registry=self.registry, buckets=LATENCY_BUCKETS_S
-            )
+            return Histogram(f"harmonywatch_{name}", text, labels, registry=self.registry, buckets=LATENCY_BUCKETS_S)
 
         self.received = counter("received", "Reports or records taken in by this service", "force")
         self.received_bytes = counter("received_bytes", "Bytes of reports taken in, after decompression", "force")

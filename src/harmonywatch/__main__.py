@@ -1,0 +1,5 @@
+"""`python -m harmonywatch` is `harmonywatch`."""
+
+from harmonywatch.cli import main
+
+main()

@@ -1,0 +1,195 @@
+"""The composition root: which adapter stands behind which contract, by hand, from top to bottom.
+
+A profile is nothing but URLs in the settings. Every function here takes the settings and gives a thing that is ready for
+use; imports stand inside the functions, so that a service loads only what it needs. Nothing else in the package builds
+adapters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harmonywatch.clock import SystemClock, from_wire
+from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError
+from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
+from harmonywatch.service import places
+from harmonywatch.settings import BadSettings, Settings
+from harmonywatch.stream.contract import Stream, StreamError
+
+if TYPE_CHECKING:
+    from harmonywatch.fleet.plan import Target
+    from harmonywatch.registry.glance import Door
+    from harmonywatch.registry.store import Registry
+
+CLOCK = SystemClock()
+KINDS = (REPORTS, ALERTS, REJECTS, EVENTS, DELIVERIES)
+
+
+class NoSuchForce(Exception):
+    """The command needs a force, and it is not clear which."""
+
+
+class NotRunning(Exception):
+    """The command needs a service of this folder that is not up."""
+
+
+class BadMoment(Exception):
+    """A time on the command line is not RFC 3339."""
+
+
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (NoSuchForce, NotRunning, BadMoment, RegistryError, StreamError)
+"""What a command may end in without it being our bug; the message says what to do."""
+
+
+# --- the spine ---------------------------------------------------------------------------------------------------------
+
+
+def open_stream(settings: Settings) -> Stream:
+    """The stream behind `stream.url`. Raises BadSettings, StreamError."""
+    scheme, _, rest = settings.stream_url.partition(":")
+    if scheme == "sqlite":
+        from harmonywatch.stream.sqlite import SqliteStream
+
+        return SqliteStream(Path(rest), settings.stream, CLOCK)
+    if scheme == "memory":
+        from harmonywatch.stream.memory import MemoryStream
+
+        return MemoryStream()
+    raise BadSettings(f"stream.url {settings.stream_url!r}: this version knows sqlite:DIR and memory:")
+
+
+def ensure_topics(stream: Stream, force: str, partitions: int) -> None:
+    """The topics of a force and their durable groups. Twice is once: a crash in the middle is mended by the next start."""
+    for kind in KINDS:
+        stream.create_topic(topic_of(kind, force), partitions)
+    for group, kinds in DURABLE_GROUPS.items():
+        for kind in kinds:
+            stream.register(group, topic_of(kind, force))
+
+
+# --- the registry ------------------------------------------------------------------------------------------------------
+
+
+def open_registry(settings: Settings, actor: str) -> Registry:
+    """The whole registry, for administration. Costs some 0.3 s to import."""
+    from harmonywatch.registry.store import open_registry as opened
+
+    _state_folder(settings)
+    return opened(settings.state_url("registry"), CLOCK, actor)
+
+
+@contextlib.contextmanager
+def opened_registry(settings: Settings, actor: str) -> Iterator[Registry]:
+    registry = open_registry(settings, actor)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def open_door(settings: Settings) -> Door:
+    """The few verbs a service needs of the registry, without its weight."""
+    from harmonywatch.registry.glance import open_glance
+
+    _state_folder(settings)
+    return open_glance(settings.state_url("registry"), CLOCK)
+
+
+def _state_folder(settings: Settings) -> None:
+    if not settings.state:
+        (settings.folder / "state").mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def add_force(settings: Settings, actor: str, name: str) -> Force:
+    """A force with its topics: it can take reports when this returns."""
+    with opened_registry(settings, actor) as registry:
+        added = registry.add_force(name, PARTITIONS_DEFAULT)
+        stream = open_stream(settings)
+        try:
+            ensure_topics(stream, added.name, added.partitions)
+        finally:
+            stream.close()
+    return added
+
+
+def chosen_force(registry: Registry, name: str | None) -> str:
+    """The force that a command means: the named one, or the only one. Raises NoSuchForce, NotFound."""
+    if name is not None:
+        return registry.force(name).name
+    forces = [force.name for force in registry.forces()]
+    if len(forces) == 1:
+        return forces[0]
+    if not forces:
+        raise NoSuchForce("there is no force yet: harmonywatch force add NAME")
+    raise NoSuchForce(f"which force? add --force, one of: {', '.join(forces)}")
+
+
+def chosen_forces(registry: Registry, name: str | None) -> list[str]:
+    """The named force, or every force."""
+    return [registry.force(name).name] if name is not None else [force.name for force in registry.forces()]
+
+
+# --- the command line's other needs ------------------------------------------------------------------------------------
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time from the command line. Raises BadMoment."""
+    if text is None:
+        return None
+    try:
+        return from_wire(text)
+    except ValueError:
+        raise BadMoment(f"{text!r} is no time with a zone; write 2026-11-23T18:00:00Z") from None
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where this folder's gateway listens now, else where its settings say."""
+    note = places(settings.folder).get("gateway")
+    scheme = "https" if settings.gateway.tls_cert else "http"
+    return f"{scheme}://{settings.gateway.host}:{note['port'] if note else settings.gateway.port}"
+
+
+def target(text: str, url: str, ca: str | None) -> Target:
+    """`FORCE=KEY` of the command line. Raises ValueError."""
+    from harmonywatch.fleet.plan import Target
+
+    force, equals, key = text.partition("=")
+    if not equals or not force or not key:
+        raise ValueError(f"--key {text!r} is not FORCE=KEY")
+    return Target(force, url, key, ca)
+
+
+def health_of_services(settings: Settings, timeout_s: float = 2.0) -> dict[str, list[str]]:
+    """By service: why it is not ready ([] = ready), asked at its own operations port."""
+    from harmonywatch.supervisor import SERVICES
+
+    found = places(settings.folder)
+    return {
+        service: _why_not_ready(found[service], timeout_s) if service in found else ["not running"]
+        for service in SERVICES
+    }
+
+
+def _why_not_ready(note: dict[str, Any], timeout_s: float) -> list[str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{note['ops_port']}/readyz", timeout=timeout_s):
+            return []
+    except urllib.error.HTTPError as error:
+        with error:
+            return list(json.loads(error.read() or b"{}").get("reasons", ["not ready"]))
+    except (OSError, ValueError) as error:
+        return [f"does not answer: {error}"]
+
+
+def near(name: str, known: list[str]) -> str:
+    """A suggestion for a name that nobody knows, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

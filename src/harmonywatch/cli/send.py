@@ -1,0 +1,113 @@
+"""Reports in: a synthetic fleet, or a file that someone else wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harmonywatch import assemble
+from harmonywatch.cli.frame import Shell, common
+
+EXIT_SOME_REFUSED = 1
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--key", required=True, envvar="HARMONYWATCH_KEY", help="Watcher or relay key (or HARMONYWATCH_KEY).")
+@click.option("--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder).")
+@click.option("--ca", default=None, metavar="PEM", help="Certificate to trust, for https.")
+@common
+def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None) -> None:
+    """Send a file of reports: NDJSON, one JSON document or an array of them, also gzipped; `-` reads standard input.
+
+    Every line gets a verdict; lines that are no reports are sent too, and kept as rejects. Exit status 0: all accepted;
+    1: some refused (each is printed with its number, pointer and reason); 2: not sent.
+
+    \b
+    harmonywatch send reports.ndjson --key hw_r_...
+    zcat day.ndjson.gz | harmonywatch send - --key hw_r_... --json
+    """
+    from harmonywatch.fleet.sendfile import GatewayAwayError, KeyRefusedError, send_file
+
+    accepted = refused = 0
+    try:
+        for verdict in send_file(file, to or assemble.gateway_url(shell.settings), key, ca=ca):
+            fine = verdict.status == "accepted"
+            accepted, refused = accepted + fine, refused + (not fine)
+            row = {name: getattr(verdict, name) for name in verdict.__struct_fields__}
+            if shell.as_json:
+                shell.row(row)
+            elif not fine:
+                shell.row(row, f"line {verdict.line}: {verdict.pointer or '/'} {verdict.reason}")
+    except (GatewayAwayError, KeyRefusedError, OSError, EOFError) as error:
+        raise click.ClickException(str(error)) from None
+    shell.say(f"{accepted} accepted, {refused} refused" + (" (kept: harmonywatch rejects list)" if refused else ""))
+    sys.exit(EXIT_SOME_REFUSED if refused else 0)
+
+
+@click.command()
+@click.option("--watchers", type=int, default=69_420, show_default=True, help="How many; the first wave is 69,420.")
+@click.option("--rate", type=float, default=None, help="Reports a second over all (default: one a watcher and minute).")
+@click.option("--seconds", type=float, default=60.0, show_default=True, help="Length of the run; 0 = until stopped.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same city.")
+@click.option("--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder).")
+@click.option("--key", "keys", multiple=True, metavar="FORCE=KEY", help="A relay key; repeat for several forces.")
+@click.option("--faults", default="", metavar="SPEC", help="E.g. twice=0.02,late=0.01,malformed=0.005,skew=0.001.")
+@click.option(
+    "--singles", type=float, default=0.2, show_default=True, help="Share of watchers that send by themselves."
+)
+@click.option("--connections", type=int, default=16, show_default=True)
+@click.option("--encoding", type=click.Choice(["gzip", "zstd"]), default=None, help="Compression of relays' batches.")
+@click.option("--out", default=None, metavar="FILE", help="Write the reports as NDJSON instead of sending them.")
+@click.option("--truth", default=None, metavar="FILE", help="Write the ground truth as it goes.")
+@click.option("--truth-full", is_flag=True, help="With the reports themselves in the truth.")
+@click.option("--ca", default=None, metavar="PEM", help="Certificate to trust, for https.")
+@common
+def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, **asked: Any) -> None:
+    """Let a seeded fleet of watchers send reports. All of it is invented: nobody is watched.
+
+    \b
+    harmonywatch fleet --key north=hw_r_... --seconds 60
+    harmonywatch fleet --watchers 1000 --rate 5000 --seconds 10 --out reports.ndjson
+    """
+    from harmonywatch.fleet.faults import FaultSpecError, parse_faults
+    from harmonywatch.fleet.plan import HARMONYLAND, FleetPlan
+    from harmonywatch.fleet.send import run_fleet, write_fleet
+
+    if not keys and asked["out"] is None:
+        raise click.UsageError(
+            "a fleet needs --key FORCE=KEY (harmonywatch relay add NAME --force F prints one) or --out FILE"
+        )
+    try:
+        asked["faults"] = parse_faults(asked["faults"])
+        for name in ("out", "truth"):
+            asked[name] = Path(asked[name]) if asked[name] else None
+        url = "" if asked["out"] else to or assemble.gateway_url(shell.settings)
+        targets = tuple(assemble.target(key, url, ca) for key in keys) or HARMONYLAND
+        plan = FleetPlan(targets=targets, **asked)
+    except (FaultSpecError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    if plan.out is not None:
+        result = write_fleet(plan, plan.out)
+    else:
+        result = asyncio.run(run_fleet(plan, lambda tally: _progress(shell, tally)))
+    tally = result.tally
+    row = {
+        "run": result.run,
+        "sent": tally.sent,
+        "accepted": tally.accepted,
+        "refused": tally.refused,
+        "unknown": tally.unknown,
+        "retried": tally.retried,
+        "bytes": tally.json_bytes,
+    }
+    shell.row(row)
+
+
+def _progress(shell: Shell, tally: Any) -> None:
+    if sys.stderr.isatty() and not shell.as_json:
+        click.echo(f"\r{tally.sent} sent, {tally.accepted} accepted, {tally.refused} refused ", err=True, nl=False)

@@ -1,0 +1,142 @@
+"""What every service shows its operator, and where a service may listen.
+
+`/healthz`: alive. `/readyz`: 200 when the service can do its work, else 503 with the reasons. `/metrics`: Prometheus'
+text. One set of pure functions makes the answers; a service with an HTTP door of its own serves them there, any other
+runs an `OpsServer`, a thread with the standard library's server, because no engine of another room should be imported for
+three small pages. The answers hold no secret and no citizen, so they need no key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from harmonywatch.settings import BadSettings
+from harmonywatch.telemetry import Telemetry
+
+Readiness = Callable[[], list[str]]
+"""Why the service cannot do its work, one sentence each; empty when it can."""
+
+OPS_PATHS = ("/healthz", "/readyz", "/metrics")
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_CLIENT_TIMEOUT_S = 5.0
+
+
+class OpsAnswer(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+
+
+def answer_ops(path: str, telemetry: Telemetry, readiness: Readiness) -> OpsAnswer | None:
+    """The answer to a GET of `path`, None if it is none of OPS_PATHS. Waits as long as `readiness` does."""
+    if path == "/healthz":
+        return _json(200, {"status": "alive", "service": telemetry.service})
+    if path == "/readyz":
+        reasons = readiness()
+        status = "not ready" if reasons else "ready"
+        return _json(503 if reasons else 200, {"status": status, "service": telemetry.service, "reasons": reasons})
+    if path == "/metrics":
+        return OpsAnswer(200, METRICS_TYPE, telemetry.exposition())
+    return None
+
+
+def _json(status: int, members: dict[str, object]) -> OpsAnswer:
+    return OpsAnswer(status, "application/json", json.dumps(members).encode())
+
+
+class OpsServer:
+    """The three pages on the loopback, from a thread."""
+
+    def __init__(self, telemetry: Telemetry, readiness: Readiness, port: int = 0) -> None:
+        self._telemetry = telemetry
+        self._readiness = readiness
+        self._port = port
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> int:
+        """Listen; returns the bound port. Raises OSError if the port is taken."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self._telemetry, self._readiness))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
+        self._thread.start()
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop listening. Twice is once."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = self._thread = None
+
+
+def _handler(telemetry: Telemetry, readiness: Readiness) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _CLIENT_TIMEOUT_S
+
+        def do_GET(self) -> None:
+            answer = answer_ops(urlsplit(self.path).path, telemetry, readiness)
+            answer = answer or _json(404, {"status": "not found", "paths": list(OPS_PATHS)})
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: a probe a second is no news."""
+
+    return Handler
+
+
+class DoorSettings(Protocol):
+    """The settings that every door has (`GatewaySettings`, `ConsoleSettings`)."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def tls_cert(self) -> str: ...
+
+    @property
+    def tls_key(self) -> str: ...
+
+    @property
+    def behind_proxy(self) -> bool: ...
+
+
+def tls_of(door: DoorSettings, name: str) -> ssl.SSLContext | None:
+    """The TLS context of a door, None without TLS. `name`: its branch of the settings.
+
+    Raises BadSettings if keys and reports would cross a network in clear, or the files do not fit.
+    """
+    if bool(door.tls_cert) != bool(door.tls_key):
+        raise BadSettings(f"{name}: tls_cert and tls_key belong together; only one is set")
+    if not door.tls_cert:
+        if not _is_loopback(door.host) and not door.behind_proxy:
+            raise BadSettings(
+                f"{name}.host is {door.host}, not this machine's loopback: keys would cross the network in clear. Give "
+                "--tls-cert and --tls-key, or --behind-proxy if a proxy in front terminates TLS"
+            )
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(door.tls_cert, door.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadSettings(f"{name}: tls_cert {door.tls_cert}, tls_key {door.tls_key}: {error}") from error
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

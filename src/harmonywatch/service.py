@@ -1,0 +1,87 @@
+"""The frame of one service process: signals, its parent, its operations port, the note of where it is, its exit code.
+
+Exit codes: 0 stopped when asked; 3 the stream or disk broke (a restart may mend it); 4 the operator must act (the last log
+line says how); 1 a bug.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+EXIT_BROKEN, EXIT_OPERATOR = 3, 4
+
+
+class Stop:
+    """One wish to stop, for threads (`event`) and, by `on_stop`, for event loops."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._then: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        self.event.set()
+        for act in self._then:
+            act()
+
+    def on_stop(self, act: Callable[[], None]) -> None:
+        self._then.append(act)
+        if self.event.is_set():
+            act()
+
+
+def stop_on_signals() -> Stop:
+    """SIGTERM, SIGINT and the end of a supervising parent all mean: stop in good order."""
+    stop = Stop()
+
+    def asked(_number: int, _frame: object) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    if os.environ.get("HARMONYWATCH_SUPERVISED") == "1":
+        threading.Thread(target=_watch_parent, args=(stop,), daemon=True, name="parent").start()
+    return stop
+
+
+def _watch_parent(stop: Stop) -> None:
+    descriptor = sys.stdin.fileno()
+    while not stop.event.is_set():
+        ready, _, _ = select.select([descriptor], [], [], 3600)
+        if ready and not os.read(descriptor, 4096):
+            structlog.get_logger().warning("the supervisor is gone, stopping")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+def note_place(folder: Path, service: str, **facts: Any) -> None:
+    """Write DATA/run/SERVICE.json, whole or not at all: where a service of this folder can be asked how it is."""
+    place = folder / "run"
+    place.mkdir(parents=True, exist_ok=True)
+    draft = place / f"{service}.{os.getpid()}.draft"
+    draft.write_text(json.dumps({"service": service, "pid": os.getpid(), **facts}))
+    draft.rename(place / f"{service}.json")
+
+
+def places(folder: Path) -> dict[str, dict[str, Any]]:
+    """The notes of a folder's services, by service; notes of processes that are gone are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / "run").glob("*.json")):
+        try:
+            note = json.loads(path.read_text())
+            os.kill(note["pid"], 0)
+        except (ValueError, KeyError, FileNotFoundError, ProcessLookupError):
+            continue
+        except PermissionError:
+            pass  # another user's process is a process
+        found[note["service"]] = note
+    return found

@@ -1,0 +1,150 @@
+"""`up`: every service as a child process of its own, started again when it crashes, never given up.
+
+The children hold the other end of a pipe as their standard input: when this process is gone, however it went, they read its
+end and stop (service.py). A lock on DATA/run/up.lock keeps a second `up` off the same folder. Backoff: 0.1 s, doubled up to
+2 s, back to 0.1 s once a service has lived for 10 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+
+SERVICES = ("gateway", "alerting", "dispatch", "console", "archive")
+"""In the order of their start: what answers first comes first, what may wait last."""
+
+BACKOFF_LEAST_S, BACKOFF_MOST_S = 0.1, 2.0
+STEADY_S = 10.0
+STOP_S = 18.0
+"""`up` has stopped 20 s after SIGTERM (design, doors); the last 2 s are for killing what did not."""
+
+
+class AlreadyUp(Exception):
+    """Another `up` holds the folder."""
+
+
+@dataclass
+class _Child:
+    service: str
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    backoff_s: float = BACKOFF_LEAST_S
+    due_at: float = 0.0
+    restarts: int = 0
+
+
+@dataclass
+class Supervisor:
+    """Starts the services of a data folder and keeps them up until `stop` is set.
+
+    `arguments`: what follows `harmonywatch run SERVICE`; `logs`: a folder for their logs, or None = our own stderr.
+    """
+
+    folder: Path
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    logs: Path | None = None
+    services: Sequence[str] = SERVICES
+    on_restart: Callable[[str, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._children = {service: _Child(service) for service in self.services}
+        self._log: Any = structlog.get_logger()
+
+    def run(self, stop: threading.Event) -> None:
+        """Blocks until `stop`, then stops the children. Raises AlreadyUp."""
+        with self._lock():
+            try:
+                while not stop.is_set():
+                    for child in self._children.values():
+                        self._tend(child)
+                    stop.wait(0.02)
+            finally:
+                self._stop_all()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the services that run now."""
+        return {
+            child.service: child.process.pid
+            for child in self._children.values()
+            if child.process is not None and child.process.poll() is None
+        }
+
+    def _tend(self, child: _Child) -> None:
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.due_at:
+                self._start(child)
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        steady = now - child.started_at > STEADY_S
+        child.backoff_s = BACKOFF_LEAST_S if steady else min(child.backoff_s * 2, BACKOFF_MOST_S)
+        child.due_at, child.process = now + child.backoff_s, None
+        child.restarts += 1
+        self._log.warning(
+            "service ended, will be started again", service=child.service, code=code, after_s=child.backoff_s
+        )
+        if self.on_restart:
+            self.on_restart(child.service, code)
+
+    def _start(self, child: _Child) -> None:
+        child.started_at = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            out: IO[bytes] | None = None
+            if self.logs is not None:
+                out = stack.enter_context((self.logs / f"{child.service}.log").open("ab"))
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", "harmonywatch", "run", child.service, *self.arguments],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **self.environment, "HARMONYWATCH_SUPERVISED": "1"},
+                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on, in order
+            )
+        self._log.info("service started", service=child.service, pid=child.process.pid)
+
+    def _stop_all(self) -> None:
+        """The door closes first and answers what it has; then the others finish what is on the stream."""
+        deadline = time.monotonic() + STOP_S
+        for batch in (["gateway"], [service for service in self._children if service != "gateway"]):
+            running = [p for name in batch if name in self._children and (p := self._children[name].process)]
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+            for process in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+        for child in self._children.values():
+            if child.process is not None and child.process.poll() is None:
+                self._log.error("service did not stop in time, killed", service=child.service)
+                child.process.kill()
+                child.process.wait()
+
+    @contextlib.contextmanager
+    def _lock(self) -> Any:
+        place = self.folder / "run"
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "up.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyUp(
+                    f"another `harmonywatch up` runs on {self.folder}; stop it, or give another --data"
+                ) from None
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
