@@ -89,10 +89,11 @@ def canonical(parsed: Parsed, raw: bytes, force: str, received_at: datetime, fre
         deduplicated = device_time is not None or report.sequence is not None
         report_id = "d-" + xxhash.xxh3_128_hexdigest(raw.strip()) if deduplicated else fresh_id()
     where, version = report.location, report.schema_version
+    said_at = None if device_time is None else to_wire(device_time)
     head = _ENCODER.encode(
         ReportHead(
             VERSION, force, report_id, report.watcher_id, where.lat, where.lon, report.citizens, report.words,
-            None if device_time is None else to_wire(device_time), report.sequence, where.accuracy_m, where.altitude_m,
+            said_at, report.sequence, where.accuracy_m, where.altitude_m,
             report.heading_deg, report.speed_mps, report.battery, report.signal_dbm, report.firmware, report.model,
             None if version is None else str(version), extra,
         )
@@ -101,7 +102,7 @@ def canonical(parsed: Parsed, raw: bytes, force: str, received_at: datetime, fre
     suspect = device_time is not None and not received_at - PAST_MAX <= device_time <= received_at + FUTURE_MAX
     tail = _ENCODER.encode(
         ReportTail(
-            received if device_time is None or suspect else to_wire(device_time),
+            received if said_at is None or suspect else said_at,
             received,
             _signed(xxhash.xxh3_64_intdigest(head)),
             suspect,

@@ -10,6 +10,7 @@ a double are refused in known members and kept as text in unknown ones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -29,8 +30,11 @@ class Parsed(NamedTuple):
     device_time: datetime | None
 
 
-class _Beyond(str):
-    """The text of a number that no double can hold."""
+class _Beyond:
+    """A number that no double can hold. No type of the schema takes it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def _number(text: str) -> float | _Beyond:
@@ -39,9 +43,13 @@ def _number(text: str) -> float | _Beyond:
 
 
 _REPORT = msgspec.json.Decoder(Report)
-_ANYTHING = msgspec.json.Decoder(float_hook=_number)
+_ANYTHING = msgspec.json.Decoder()
+_ANY_NUMBER = msgspec.json.Decoder(float_hook=_number)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+_LONG_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(-?[0-9]{4300,})(?![0-9.eE])', re.DOTALL)
+"""A text (passed over whole, so that its digits stay), or an integer of more digits than Python reads by default."""
 
 _FIELDS: dict[type[msgspec.Struct], dict[str, tuple[Any, bool]]] = {
     kind: {field.name: (field.type, field.required) for field in msgspec.structs.fields(kind)}
@@ -62,7 +70,7 @@ def parse(raw: bytes) -> Parsed | Refusal:
     try:
         if NUL_ESCAPE not in raw:
             report = _REPORT.decode(raw)
-            if not any(citizen.name.isspace() for citizen in report.citizens):
+            if not _names_nobody(report):
                 return Parsed(report, None, _utc(report.time))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
         pass  # `examine` will find what it was
@@ -73,27 +81,22 @@ def examine(raw: bytes) -> Parsed | Refusal:
     """The patient road: keep unknown members, or find the first fault. For any bytes; never raises on their account."""
     try:
         document = _document(raw)
-        _check_fields(Report, document, "")
-        _check_fields(Location, document["location"], "/location")
-        for place, citizen in enumerate(document["citizens"]):
-            _check_fields(Citizen, citizen, f"/citizens/{place}")
-        report = msgspec.convert(_known(document), Report)
-        return Parsed(report, _extra(raw, document), _moment(report.time))
+        report = _convert(document)
+        if report is None or NUL_ESCAPE in raw:
+            _find_fault(document)
+        assert report is not None, "the schema refused what its fields, one by one, did not"
+        return Parsed(report, _extra(raw, document), _utc(report.time))
     except _Refused as refused:
         return refused.refusal
 
 
 def _document(raw: bytes) -> dict[str, Any]:
     try:
-        document = _ANYTHING.decode(raw)
+        document = _any_document(raw)
     except RecursionError:
         raise _Refused("too-deep", "", f"nested deeper than {DEPTH_MAX} levels") from None
-    except msgspec.ValidationError as error:  # only integers of thousands of digits come here
-        raise _Refused("out-of-range", "", _sentence(error)) from None
-    except UnicodeDecodeError as error:
-        raise _Refused("not-json", "", f"the bytes are not UTF-8 (byte {error.start})") from None
-    except msgspec.DecodeError as error:
-        raise _Refused("not-json", "", _sentence(error)) from None
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise _Refused("not-json", "", _not_json(raw, error)) from None
     if not _shallow(document):
         raise _Refused("too-deep", "", f"nested deeper than {DEPTH_MAX} levels")
     if not isinstance(document, dict):
@@ -101,19 +104,73 @@ def _document(raw: bytes) -> dict[str, Any]:
     return document
 
 
+def _any_document(raw: bytes) -> Any:
+    """The document as plain values. A number that no double holds becomes a _Beyond; so does an integer of thousands of
+    digits, which is written as a float first, because reading it as an integer takes quadratic time."""
+    try:
+        return _ANYTHING.decode(raw)
+    except msgspec.ValidationError:  # nothing but numbers can be invalid where everything is allowed
+        return _ANY_NUMBER.decode(_LONG_INTEGER.sub(lambda found: found[0] + b"e0" if found[1] else found[0], raw))
+
+
+def _not_json(raw: bytes, error: Exception) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as not_utf8:
+        return f"the bytes are not UTF-8 (byte {not_utf8.start})"
+    return _sentence(error)
+
+
 def _shallow(document: object) -> bool:
     """Level by level, so that no stack grows with the sender's brackets."""
-    level: list[Any] = [document]
+    level = [document] if isinstance(document, dict | list) else []
     for _ in range(DEPTH_MAX + 1):
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
-        ] if level and isinstance(level[0], dict | list) else []
+        ]
         if not level:
             return True
     return False
+
+
+def _convert(document: dict[str, Any]) -> Report | None:
+    """The report in a document, whatever else is in it; None if it has a fault other than NUL."""
+    try:
+        report = msgspec.convert(_known(document), Report)
+        _utc(report.time)
+    except (msgspec.ValidationError, OverflowError):
+        return None
+    return None if _names_nobody(report) else report
+
+
+def _names_nobody(report: Report) -> bool:
+    for citizen in report.citizens:  # noqa: SIM110 (any() takes twice as long, and this is done for every report)
+        if citizen.name.isspace():
+            return True
+    return False
+
+
+def _find_fault(document: dict[str, Any]) -> None:
+    """Raise _Refused for the first fault, in the schema's order."""
+    _check_fields(Report, document, "")
+    _check_fields(Location, document["location"], "/location")
+    for place, citizen in enumerate(document["citizens"]):
+        _check_citizen(citizen, f"/citizens/{place}")
+
+
+def _check_citizen(members: Any, at: str) -> None:
+    if isinstance(members, dict):
+        try:
+            citizen = msgspec.convert(_only(Citizen, members), Citizen)
+        except (msgspec.ValidationError, OverflowError):
+            pass  # which member it was is found below
+        else:
+            if not citizen.name.isspace() and "\x00" not in citizen.name + (citizen.citizen_id or ""):
+                return
+    _check_fields(Citizen, members, at)
 
 
 def _check_fields(kind: type[msgspec.Struct], members: Mapping[str, Any], at: str) -> None:
@@ -136,19 +193,21 @@ def _check_value(wanted: Any, value: Any, at: str) -> None:
             raise _Refused("wrong-type", at, "expected an array of citizens")
         return
     if isinstance(value, _Beyond):
-        raise _Refused("out-of-range", at, f"the number {value[:40]} is not finite in a double")
+        raise _Refused("out-of-range", at, f"the number {value.text[:40]} is not finite in a double")
     if wanted == list[str] and isinstance(value, list):
         for place, word in enumerate(value):
-            _check_value(str, word, f"{at}/{place}")
+            if type(word) is not str or "\x00" in word:
+                _check_value(str, word, f"{at}/{place}")
         return
     if isinstance(value, str) and ("\x00" in value or (at.endswith("/name") and not value.strip())):
         raise _Refused("not-text", at, "the text is blank or holds the character NUL")
     try:
         converted = msgspec.convert(value, wanted)
-    except (msgspec.ValidationError, OverflowError) as error:
+        _utc(converted if isinstance(converted, datetime) else None)
+    except msgspec.ValidationError as error:
         raise _Refused(_code(str(error)), at, _sentence(error)) from None
-    if isinstance(converted, datetime):
-        _moment(converted, at)
+    except OverflowError:
+        raise _Refused("not-a-time", at, "the time is outside the calendar once in UTC") from None
 
 
 def _code(message: str) -> str:
@@ -163,7 +222,7 @@ def _code(message: str) -> str:
 
 def _sentence(error: Exception) -> str:
     text = str(error).split(" - at `")[0]
-    return text[:1].lower() + text[1:]
+    return text if text.startswith("JSON") else text[:1].lower() + text[1:]
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -171,19 +230,21 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def _moment(moment: datetime | None, at: str = "/time") -> datetime | None:
-    try:
-        return _utc(moment)
-    except OverflowError:
-        raise _Refused("not-a-time", at, "the time is outside the calendar once in UTC") from None
-
-
 def _known(document: dict[str, Any]) -> dict[str, Any]:
     """The document without what the schema does not name."""
-    known = {name: value for name, value in document.items() if name in _FIELDS[Report]}
-    known["location"] = {k: v for k, v in document["location"].items() if k in _FIELDS[Location]}
-    known["citizens"] = [{k: v for k, v in each.items() if k in _FIELDS[Citizen]} for each in document["citizens"]]
+    known = dict(_only(Report, document))
+    if isinstance(location := document.get("location"), dict):
+        known["location"] = _only(Location, location)
+    if isinstance(citizens := document.get("citizens"), list):
+        known["citizens"] = [_only(Citizen, each) if isinstance(each, dict) else each for each in citizens]
     return known
+
+
+def _only(kind: type[msgspec.Struct], members: dict[str, Any]) -> dict[str, Any]:
+    fields = _FIELDS[kind]
+    if members.keys() <= fields.keys():
+        return members
+    return {name: value for name, value in members.items() if name in fields}
 
 
 def _extra(raw: bytes, document: dict[str, Any]) -> str | None:
