@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonywatch.clock import SystemClock, from_wire
-from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError
+from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError, SchemaTooNew
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
 from harmonywatch.service import places
 from harmonywatch.settings import BadSettings, Settings
@@ -45,8 +45,9 @@ class BadMoment(Exception):
     """A time on the command line is not RFC 3339."""
 
 
-EXPECTED_ERRORS: tuple[type[Exception], ...] = (NoSuchForce, NotRunning, BadMoment, RegistryError, StreamError)
-"""What a command may end in without it being our bug; the message says what to do."""
+def expected_errors() -> tuple[type[Exception], ...]:
+    """What a command may end in without it being our bug; the message says what to do."""
+    return (NoSuchForce, NotRunning, BadMoment, RegistryError, StreamError)
 
 
 # --- the spine ---------------------------------------------------------------------------------------------------------
@@ -73,6 +74,20 @@ def ensure_topics(stream: Stream, force: str, partitions: int) -> None:
     for group, kinds in DURABLE_GROUPS.items():
         for kind in kinds:
             stream.register(group, topic_of(kind, force))
+
+
+def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
+    """The topics of every force, should a crash have come between a force and its topics."""
+    missing = [force for force in door.all_rules() if topic_of(DELIVERIES, force) not in stream.topics()]
+    if missing:
+        with opened_registry(settings, "service:assemble") as registry:
+            for name in missing:
+                ensure_topics(stream, name, registry.force(name).partitions)
+
+
+def operator_errors() -> tuple[type[Exception], ...]:
+    """Errors of the rooms after which only the operator can help."""
+    return (BadSettings, SchemaTooNew)
 
 
 # --- the registry ------------------------------------------------------------------------------------------------------
@@ -135,6 +150,25 @@ def chosen_force(registry: Registry, name: str | None) -> str:
 def chosen_forces(registry: Registry, name: str | None) -> list[str]:
     """The named force, or every force."""
     return [registry.force(name).name] if name is not None else [force.name for force in registry.forces()]
+
+
+def prepare(settings: Settings) -> None:
+    """Make or bring forward a data folder, so that services only open it."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    stream, door = open_stream(settings), open_door(settings)
+    try:
+        ensure_all_topics(settings, stream, door)
+    finally:
+        door.close()
+        stream.close()
+
+
+def check_doors(settings: Settings) -> None:
+    """Refuse doors that would carry keys in clear before anything starts. Raises BadSettings."""
+    from harmonywatch.ops import tls_of
+
+    tls_of(settings.gateway, "gateway")
+    tls_of(settings.console, "console")
 
 
 # --- the command line's other needs ------------------------------------------------------------------------------------

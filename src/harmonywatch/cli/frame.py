@@ -20,8 +20,12 @@ EXIT_REFUSED = 2
 class Shell:
     """A command's surroundings: settings, who acts, and how to print."""
 
-    def __init__(self, settings: Settings, origins: Mapping[str, str], as_json: bool) -> None:
-        self.settings, self.origins, self.as_json = settings, origins, as_json
+    def __init__(self, settings: Settings, origins: Mapping[str, str], as_json: bool, flags: Mapping[str, Any]) -> None:
+        self.settings, self.origins, self.as_json, self._flags = settings, origins, as_json, flags
+
+    def with_flags(self, flags: Mapping[str, Any]) -> Shell:
+        """The shell with more settings given as flags (dotted keys; None = not given)."""
+        return _shell({**self._flags, **flags}, self.as_json)
 
     @property
     def actor(self) -> str:
@@ -69,33 +73,33 @@ def _cell(value: object) -> str:
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command; the command gets a Shell first. Other options named like a setting may be passed on
-    through `flags` by the command itself (`with_flags`)."""
+    """The options of every command; the command gets a Shell first."""
 
     @click.option("--data", metavar="DIR", default=None, help="Folder of everything (default: ./data).")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on standard output, nothing else.")
     @functools.wraps(command)
     def wrapped(*args: Any, data: str | None, as_json: bool, **kwargs: Any) -> Any:
-        with_errors(lambda: command(_shell(data, as_json, kwargs.pop("flags", {})), *args, **kwargs))
+        with_errors(lambda: command(_shell({"data": data}, as_json), *args, **kwargs))
 
     return wrapped
 
 
-def _shell(data: str | None, as_json: bool, flags: Mapping[str, Any]) -> Shell:
-    settings, origins = load({"data": data, **flags})
-    return Shell(settings, origins, as_json)
+def _shell(flags: Mapping[str, Any], as_json: bool) -> Shell:
+    settings, origins = load(flags)
+    return Shell(settings, origins, as_json, flags)
 
 
 def with_errors(act: Callable[[], Any]) -> None:
     """Run a command: what it refuses ends in one clear line and exit code 2, never in a traceback."""
-    from harmonywatch.assemble import EXPECTED_ERRORS
+    from harmonywatch.assemble import expected_errors
 
+    expected: tuple[type[Exception], ...] = (BadSettings, *expected_errors())
     try:
         act()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
         sys.exit(0)
-    except (BadSettings, *EXPECTED_ERRORS) as error:
+    except expected as error:
         click.echo(f"harmonywatch: {error}", err=True)
         sys.exit(EXIT_REFUSED)
 

@@ -44,14 +44,26 @@ class Handler(Protocol):
 
 
 def follow(
-    reader: Reader, handler: Handler, *, clock: Clock, stop: threading.Event, commit_interval_s: float = 1.0
+    reader: Reader,
+    handler: Handler,
+    *,
+    clock: Clock,
+    stop: threading.Event,
+    commit_interval_s: float = 1.0,
+    linger_s: float = 0.0,
 ) -> None:
-    """Run the loop until `stop`. Closes the reader. Raises what the reader or the handler raise."""
+    """Run the loop until `stop`. Closes the reader. Raises what the reader or the handler raise.
+
+    `linger_s`: a pause after each poll that brought something, so that a handler in no hurry is woken less often.
+    """
     committed: dict[TopicPartition, int] = {}
     due = clock.monotonic() + commit_interval_s
     try:
         while not stop.is_set():
-            handler.handle(reader.poll(BEAT_S))
+            batches = reader.poll(BEAT_S)
+            handler.handle(batches)
+            if batches and linger_s:
+                stop.wait(linger_s)
             if clock.monotonic() >= due:
                 _commit(reader, handler, committed)
                 due = clock.monotonic() + commit_interval_s

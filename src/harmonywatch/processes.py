@@ -1,0 +1,177 @@
+"""The services as processes: each function runs one until it is told to stop, and stands alone with what it needs.
+
+`RUN` is what `harmonywatch run SERVICE` offers and what `up` starts. Errors that the operator must act on end in exit code
+4 with the reason in the log; a stream or disk that broke in 3; the supervisor starts the service again either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from harmonywatch import assemble
+from harmonywatch.clock import micros
+from harmonywatch.ops import OpsServer
+from harmonywatch.report.topics import REPORTS, topic_of
+from harmonywatch.service import EXIT_BROKEN, EXIT_OPERATOR, Stop, note_place, stop_on_signals
+from harmonywatch.settings import Settings
+from harmonywatch.stream.contract import PositionLost, Stream, StreamBroken, StreamFull, StreamReset
+from harmonywatch.stream.follow import Handler, follow
+from harmonywatch.telemetry import Telemetry, configure_logging
+
+UPKEEP_S = 5.0
+
+
+def run(service: str, settings: Settings) -> int:
+    """Run one service until SIGTERM; its exit code."""
+    configure_logging(service, settings.log_level)
+    log = structlog.get_logger()
+    stop = stop_on_signals()
+    operator: tuple[type[Exception], ...] = (StreamReset, PositionLost, *assemble.operator_errors())
+    try:
+        RUN[service](settings, stop)
+    except operator as error:
+        log.error("the operator must act", reason=str(error), kind=type(error).__name__)
+        return EXIT_OPERATOR
+    except (StreamBroken, StreamFull) as error:
+        log.error("the stream failed", reason=str(error), kind=type(error).__name__)
+        return EXIT_BROKEN
+    log.info("stopped")
+    return 0
+
+
+def _gateway(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.gateway.server import GatewayParts, serve_gateway
+    from harmonywatch.registry.keyring import KeyringCache
+    from harmonywatch.report.schema import json_schema
+
+    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
+    assemble.ensure_all_topics(settings, stream, door)
+    keys = KeyringCache(door, assemble.CLOCK)
+    keys.start()
+    parts = GatewayParts(
+        settings=settings.gateway,
+        stream=stream,
+        keys=keys,
+        enrolment=door,
+        partitions=lambda force: stream.topics()[topic_of(REPORTS, force)],
+        telemetry=Telemetry("gateway"),
+        clock=assemble.CLOCK,
+        fresh_id=lambda: "u-" + secrets.token_hex(16),
+        report_schema=json_schema(),
+        readiness=ArchiveLag(settings, stream),
+    )
+
+    def bound(port: int) -> None:
+        note_place(settings.folder, "gateway", port=port, ops_port=port, tls=bool(settings.gateway.tls_cert))
+        structlog.get_logger().info("listening", host=settings.gateway.host, port=port)
+
+    try:
+        _serve(lambda asked: serve_gateway(parts, asked, bound), stop)
+    finally:
+        keys.close()
+        door.close()
+        stream.close()
+
+
+def _alerting(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.alerting.alerter import Alerter
+
+    stream, door, telemetry = assemble.open_stream(settings), assemble.open_door(settings), Telemetry("alerting")
+    handler = Alerter(stream, door, settings.alerting, assemble.CLOCK, telemetry)
+    follower = Follower(settings, stream, telemetry, stop)
+    follower.run(handler, "alerting", REPORTS, settings.alerting.commit_interval_s)
+
+
+class Follower:
+    """One handler following the stream, with its operations port beside it."""
+
+    def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry, stop: Stop) -> None:
+        self._settings, self._stream, self._telemetry, self._stop = settings, stream, telemetry, stop
+
+    def run(
+        self, handler: Handler, group: str, topics: Any, commit_interval_s: float = 1.0, linger_s: float = 0.0
+    ) -> None:
+        """Blocks until stop; closes the stream."""
+        ops = OpsServer(self._telemetry, list)
+        try:
+            reader = self._stream.reader(topics, group=group, start=handler.start)
+            note_place(self._settings.folder, self._telemetry.service, ops_port=ops.start())
+            structlog.get_logger().info("following", topics=topics)
+            follow(
+                reader,
+                handler,
+                clock=assemble.CLOCK,
+                stop=self._stop.event,
+                commit_interval_s=commit_interval_s,
+                linger_s=linger_s,
+            )
+        finally:
+            ops.close()
+            self._stream.close()
+
+
+class ArchiveLag:
+    """The gateway's reason not to be ready: the archive is so far behind that retention would soon stop the intake."""
+
+    ASK_S = 5.0
+
+    def __init__(self, settings: Settings, stream: Stream) -> None:
+        self._settings, self._stream = settings, stream
+        self._due = 0.0
+        self._reasons: list[str] = []
+        self._lock = threading.Lock()
+
+    def __call__(self) -> list[str]:
+        with self._lock:
+            now = assemble.CLOCK.monotonic()
+            if now >= self._due:
+                self._due = now + self.ASK_S
+                self._reasons = [reason for topic in self._topics() if (reason := self._reason(topic))]
+            return self._reasons
+
+    def _topics(self) -> list[str]:
+        return [topic for topic in self._stream.topics() if topic.startswith(REPORTS)]
+
+    def _reason(self, topic: str) -> str:
+        limit_s = self._settings.stream.retention_s / 2
+        for partition, position in self._stream.committed("archive", topic).items():
+            batches = self._stream.read(topic, partition, position, 1)
+            lag_s = (micros(assemble.CLOCK.now()) - batches[0].appended_us) / 1e6 if batches else 0.0
+            if lag_s > limit_s:
+                return f"the archive is {lag_s:.0f} s behind on {topic}; the limit is {limit_s:.0f} s"
+        return ""
+
+
+def _serve(server: Callable[[asyncio.Event], Any], stop: Stop) -> None:
+    """Run an asynchronous service on uvloop until stop."""
+    import uvloop
+
+    async def main() -> None:
+        asked, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop.on_stop(lambda: _wake(loop, asked))
+        await server(asked)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def _wake(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(asked.set)
+
+
+def give_way(nice: int) -> None:
+    """Lower this process's priority: the alert path never waits for it (design, guarantee 4)."""
+    os.nice(nice)
+
+
+RUN: dict[str, Callable[[Settings, Stop], None]] = {
+    "gateway": _gateway,
+    "alerting": _alerting,
+}
