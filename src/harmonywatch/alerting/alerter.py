@@ -25,6 +25,8 @@ from harmonywatch.settings import AlertingSettings
 from harmonywatch.stream.contract import Batch, Stream, TopicPartition, UnknownTopic, partition_of
 from harmonywatch.telemetry import Telemetry
 
+GROUP = "alerting"
+
 LAG_INTERVAL_S = 1.0
 """How often the lag in records is measured; each measurement asks the stream for the end of every partition."""
 
@@ -47,10 +49,14 @@ class Alerter:
         self._rules_due = clock.monotonic()
         self._lag_due = clock.monotonic()
         self._partitions: dict[str, int] = {}
+        self._begun: dict[TopicPartition, int] = {}
         self._settled: dict[TopicPartition, int] = {}
 
-    def start(self, topic: str, partition: int) -> int | None:  # noqa: ARG002
-        """The group's committed position is good enough: what is judged again is dropped by its id."""
+    def start(self, topic: str, partition: int) -> int | None:
+        """None: the group's committed position is good enough, what is judged again is dropped by its id."""
+        committed = self._stream.committed(GROUP, topic).get(partition)
+        earliest = self._stream.bounds(topic, partition).earliest
+        self._begun[TopicPartition(topic, partition)] = earliest if committed is None else committed
         return None
 
     def handle(self, batches: list[Batch]) -> None:
@@ -141,7 +147,7 @@ class Alerter:
 
     def _measure_lag(self, caught_up: bool) -> None:
         records: dict[str, int] = {}
-        for at, position in self._settled.items():
+        for at, position in (self._begun | self._settled).items():
             end = self._stream.bounds(at.topic, at.partition).end
             records[at.topic] = records.get(at.topic, 0) + max(0, end - position)
         for topic, lag in records.items():

@@ -132,6 +132,7 @@ class Dispatcher:
         self._telemetry = parts.telemetry
         self._roster = Roster(parts.desk, parts.clock)
         self._positions = self._store.positions(self._stream.id)
+        self._begun: dict[TopicPartition, int] = {}
         self._settled: dict[TopicPartition, int] = {}
         self._published: list[EventKey] = []
         self._partitions: dict[str, int] = {}
@@ -140,7 +141,9 @@ class Dispatcher:
     def start(self, topic: str, partition: int) -> int | None:
         """The store's position: read anew, because another worker may have gone on."""
         self._positions = self._store.positions(self._stream.id)
-        return self._positions.get(TopicPartition(topic, partition))
+        at = TopicPartition(topic, partition)
+        self._begun[at] = self._positions.get(at, self._stream.bounds(topic, partition).earliest)
+        return self._positions.get(at)
 
     def handle(self, batches: list[Batch]) -> None:
         """One poll, one commit. Raises AlertTooNew, StreamReset, RegistryBusy, RegistryBroken, and what appends raise."""
@@ -259,7 +262,7 @@ class Dispatcher:
 
     def _measure_lag(self, caught_up: bool) -> None:
         records: dict[str, int] = {}
-        for at, position in self._settled.items():
+        for at, position in (self._begun | self._settled).items():
             end = self._stream.bounds(at.topic, at.partition).end
             records[at.topic] = records.get(at.topic, 0) + max(0, end - position)
         for topic, lag in records.items():
