@@ -1,0 +1,173 @@
+"""One data file of the lake: how it is written, durable before anyone hears of it, and how it is read back.
+
+Encodings were measured on the fleet's reports: numbers that rise are stored as differences, hashes and coordinates
+plain, all else by dictionary. Parquet's dictionary page stops at 1 MB by default and falls back to plain: then every
+row pays for whole tokens, so it is raised. A file pays once for each citizen in it, so bigger is smaller: 9,000 reports
+a file are 6 times smaller than their JSON, 90,000 are 13 times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from harmonywatch.archive.schema import PARTITION_BY
+
+DICTIONARY_BYTES = 32 << 20
+ROW_GROUP_ROWS = 65_536
+"""About 150 MB in memory; a bigger group would be only a few percent smaller."""
+
+_RISING = {"time", "device_time", "received_at", "judged_at", "offset", "sequence", "line"}
+_SCATTERED = {"identity", "content", "lat", "lon", "bytes"}
+_WITH_STATISTICS = ("time", "received_at", "partition", "offset", "lat", "lon", "watcher_id", "h3", "code", "rule")
+BOUNDED = ("time", "received_at", "partition", "offset")
+"""Columns whose least and greatest values stand in the table's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file of a table. `path`: within the table; `received_max_us`: greatest received_at, None if not known."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    day: date
+    received_min_us: int | None = None
+    received_max_us: int | None = None
+    stats: str = ""
+
+
+class Shelf:
+    """The folder of one table, on any filesystem. `local`: its path where fsync means something, else None."""
+
+    def __init__(self, filesystem: Any, local: str | None) -> None:
+        self._filesystem, self._local = filesystem, local
+
+    def write(self, day: date, groups: Iterable[pa.Table], schema: pa.Schema) -> DataFile:
+        """Write row groups (all of one day) as one file; durable on return. Raises OSError."""
+        folder = f"{PARTITION_BY}={day.isoformat()}"
+        path = f"{folder}/part-{uuid4()}.zstd.parquet"
+        self._filesystem.create_dir(folder, recursive=True)
+        stored = schema.remove(schema.get_field_index(PARTITION_BY))
+        bounds, rows = _Bounds(), 0
+        try:
+            with (
+                self._filesystem.open_output_stream(path) as sink,
+                pq.ParquetWriter(sink, stored, **_properties(stored)) as writer,
+            ):
+                for group in groups:
+                    writer.write_table(group.select(stored.names), row_group_size=ROW_GROUP_ROWS)
+                    bounds.add(group)
+                    rows += len(group)
+        except BaseException:
+            self._filesystem.delete_file(path)
+            raise
+        self.sync(path)
+        self.sync(folder)
+        size = self._filesystem.get_file_info(path).size
+        return DataFile(path, size, rows, day, stats=bounds.as_json(rows))
+
+    def sync(self, path: str) -> None:
+        """Make a file, or the names in a folder, survive a power failure."""
+        if self._local is None:
+            return
+        handle = os.open(PurePosixPath(self._local) / path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def remove(self, path: str) -> None:
+        """Delete a file that no version names."""
+        self._filesystem.delete_file(path)
+
+    def read(self, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The columns of a file, some rows at a time. Raises OSError, pa.ArrowException."""
+        with self._filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            wanted = [name for name in columns if name in file.schema_arrow.names]
+            yield from file.iter_batches(ROW_GROUP_ROWS, columns=wanted, use_threads=False)
+
+
+def _properties(schema: pa.Schema) -> dict[str, Any]:
+    encodings = {name: "DELTA_BINARY_PACKED" for name in schema.names if name in _RISING}
+    encodings |= {name: "DELTA_BYTE_ARRAY" for name in schema.names if name in ("report_id", "alert_id", "reject_id")}
+    by_dictionary = [
+        leaf
+        for field in schema
+        if field.name not in encodings and field.name not in _SCATTERED
+        for leaf in _leaves(field.name, field.type)
+    ]
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": by_dictionary,
+        "column_encoding": encodings,
+        "dictionary_pagesize_limit": DICTIONARY_BYTES,
+        "write_statistics": [name for name in _WITH_STATISTICS if name in schema.names],
+    }
+
+
+def _leaves(path: str, kind: Any) -> list[str]:
+    if pa.types.is_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
+    return [path]
+
+
+class _Bounds:
+    """Least and greatest values of the BOUNDED columns, as the table's log writes them."""
+
+    def __init__(self) -> None:
+        self._least: dict[str, Any] = {}
+        self._most: dict[str, Any] = {}
+
+    def add(self, group: pa.Table) -> None:
+        for name in BOUNDED:
+            if name not in group.column_names:
+                continue
+            found = pc.min_max(group[name])
+            least, most = found["min"].as_py(), found["max"].as_py()
+            if least is not None:
+                self._least[name] = min(least, self._least.get(name, least))
+                self._most[name] = max(most, self._most.get(name, most))
+
+    def as_json(self, rows: int) -> str:
+        return json.dumps(
+            {"numRecords": rows, "minValues": _wired(self._least), "maxValues": _wired(self._most), "nullCount": {}}
+        )
+
+
+def _wired(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+        if isinstance(value, datetime)
+        else value
+        for name, value in values.items()
+    }
+
+
+def by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """The rows of each day; nearly always there is one or two."""
+    days = np.asarray(rows[PARTITION_BY].cast(pa.int32()))
+    for day in np.unique(days).tolist():
+        yield (
+            pa.scalar(day, pa.int32()).cast(pa.date32()).as_py(),
+            rows.filter(pa.array(days == day)),
+        )
+
+
+def local_filesystem(folder: str) -> Any:
+    return pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())

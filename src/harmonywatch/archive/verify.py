@@ -1,0 +1,277 @@
+"""`lake verify`: the proof that every accepted report is in the lake exactly once.
+
+What is counted, in this order, so that it holds while the archiver runs: first the lake's version and the positions in
+it, then the stream's ends.
+
+- accepted: records of `reports.<force>` below the stored positions. Offsets have no gap, so this is the sum of the
+  positions; it is never less than what an earlier proof saw (the watermark), so a lake that was set back shows.
+- stored: distinct (partition, offset) below the positions in `reports`, and poison records in `rejects`.
+- missing = accepted - stored.
+- repeated: rows beyond the first of an offset, and rows beyond the first of an identity and content within the window
+  where `repeat` is false; also of an identity alone where `conflict` is false too.
+- repeats: rows with `repeat`. lag: records on the stream that are not committed yet: no fault.
+
+Offsets are held as intervals, few where nothing is wrong. Identities are compared in slices of hash values, so that memory
+stays bounded, and only from the watermark on: the days before were proven, and files do not change but by rewrites,
+which offsets cover. The watermark is a small file in the lake's folder, or beside the state for a remote lake.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harmonywatch.archive.lake import Lake, LakeTable
+from harmonywatch.archive.parquet import DataFile
+from harmonywatch.archive.schema import ALERTS, REJECTS, REPORTS
+from harmonywatch.archive.tables import poison_place
+from harmonywatch.report import topics
+from harmonywatch.report.topics import topic_of
+from harmonywatch.stream.contract import Stream, StreamReset, TopicPartition
+
+Ints = npt.NDArray[np.int64]
+
+SLICE_ROWS = 8_000_000
+"""Identities compared at a time: 32 bytes each, some 250 MB."""
+
+KINDS = {REPORTS: topics.REPORTS, ALERTS: topics.ALERTS, REJECTS: topics.REJECTS}
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The proof for one table of a force; `reports` is the one that `lake verify` prints. `unreadable`: files that the
+    table names and that could not be read; their rows count as missing."""
+
+    force: str
+    accepted: int
+    stored: int
+    missing: int
+    repeated: int
+    repeats: int
+    lag: int
+    table: str = REPORTS
+    unreadable: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return self.missing == 0 and self.repeated == 0
+
+
+class Watermark(msgspec.Struct, frozen=True):
+    """What earlier proofs saw. `positions`: by topic and partition (`reports.north/0`); `proven_us`: identities of what
+    was received before this were compared."""
+
+    stream_id: str
+    positions: dict[str, int]
+    proven_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Where the watermarks are kept, one file a force."""
+
+    folder: Path
+
+    def read(self, force: str) -> Watermark | None:
+        path = self.folder / f"{force}.verified.json"
+        return msgspec.json.decode(path.read_bytes(), type=Watermark) if path.exists() else None
+
+    def write(self, force: str, watermark: Watermark) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f".{force}.verified.{os.getpid()}"
+        with draft.open("wb") as file:
+            file.write(msgspec.json.encode(watermark))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.folder / f"{force}.verified.json")
+
+
+def verify(lake: Lake, stream: Stream, force: str, watch: Watch, window_s: float) -> list[Verdict]:
+    """One verdict per table, `reports` first. Raises StreamReset, OSError."""
+    watermark = watch.read(force) or Watermark(stream.id, {})
+    if watermark.stream_id != stream.id:
+        raise StreamReset(watermark.stream_id, stream.id, f"the proof of {force}")
+    opened = {name: lake.open(force, name) for name in KINDS}
+    for table in opened.values():
+        if table is not None and table.mark().stream_id != stream.id:
+            raise StreamReset(table.mark().stream_id, stream.id, table.where)
+    proof = _Proof(stream, force, watermark, int(window_s * 1e6))
+    verdicts = [proof.of(name, opened[name], opened[REJECTS]) for name in KINDS]
+    if all(verdict.clean for verdict in verdicts):
+        watch.write(force, proof.next_watermark())
+    return verdicts
+
+
+class _Proof:
+    def __init__(self, stream: Stream, force: str, watermark: Watermark, window_us: int) -> None:
+        self._stream, self._force, self._watermark, self._window_us = stream, force, watermark, window_us
+        self._positions: dict[str, int] = dict(watermark.positions)
+        self._proven_us = watermark.proven_us
+
+    def of(self, name: str, table: LakeTable | None, rejects: LakeTable | None) -> Verdict:
+        topic = topic_of(KINDS[name], self._force)
+        places = [TopicPartition(topic, p) for p in range(self._stream.topics().get(topic, 0))]
+        positions = self._raised({at: table.position(at) if table else 0 for at in places})
+        ends = {at: self._stream.bounds(*at).end for at in places}
+        tally = _Tally(positions)
+        if table is not None:
+            tally.take(table, topic if name == REJECTS else None)
+        if rejects is not None:
+            tally.take_poison(rejects, topic)
+        repeated = tally.repeated
+        if name == REPORTS and table is not None:
+            repeated += self._repeated_identities(table)
+        accepted, stored = sum(positions.values()), tally.stored()
+        lag = sum(max(0, ends[at] - positions[at]) for at in places)
+        missing = accepted - stored
+        return Verdict(self._force, accepted, stored, missing, repeated, tally.repeats, lag, name, tally.unreadable)
+
+    def _raised(self, positions: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Never below what an earlier proof saw, and remembered for the next."""
+        raised = {}
+        for at, position in positions.items():
+            key = f"{at.topic}/{at.partition}"
+            raised[at] = self._positions[key] = max(position, self._positions.get(key, 0))
+        return raised
+
+    def _repeated_identities(self, table: LakeTable) -> int:
+        since_us = self._watermark.proven_us - self._window_us
+        files = [file for file in table.files() if file.received_max_us is None or file.received_max_us >= since_us]
+        slices = max(1, -(-sum(file.rows for file in files) // SLICE_ROWS))
+        repeated = 0
+        for number in range(slices):
+            rows = list(_identities(table, files, since_us, (number, slices)))
+            if rows:
+                columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+                repeated += _beyond_first(columns, self._window_us)
+        newest = [file.received_max_us for file in files if file.received_max_us is not None]
+        self._proven_us = max([self._proven_us, *newest])
+        return repeated
+
+    def next_watermark(self) -> Watermark:
+        return Watermark(self._watermark.stream_id, self._positions, self._proven_us)
+
+
+def _identities(
+    table: LakeTable, files: Sequence[DataFile], since_us: int, part: tuple[int, int]
+) -> Iterator[tuple[Ints, ...]]:
+    """(identity, content, partition, conflict, received) of rows that are no repeats, in one slice of hash values."""
+    columns = ["identity", "content", "partition", "conflict", "received_at", "repeat"]
+    for file in files:
+        for rows in _readable(table, file, columns):
+            kept = pc.and_(pc.is_valid(rows["identity"]), pc.invert(rows["repeat"]))
+            found = pa.table(rows).filter(kept)
+            identity = np.asarray(found["identity"], dtype=np.int64)
+            received = np.asarray(found["received_at"].cast(pa.int64()), dtype=np.int64)
+            here = (received >= since_us) & (identity % part[1] == part[0])
+            others = (np.asarray(found[name]).astype(np.int64)[here] for name in ("content", "partition", "conflict"))
+            yield identity[here], *others, received[here]
+
+
+def _beyond_first(columns: list[Ints], window_us: int) -> int:
+    """Rows that follow one like them within the window: same identity and content, or same identity and neither is
+    marked as a conflict."""
+    identity, content, partition, conflict, received = columns
+    same = _followers((received, content, identity, partition), window_us)
+    plain = conflict == 0
+    alone = _followers((received[plain], identity[plain], partition[plain]), window_us)
+    whole = np.zeros(len(identity), np.bool_)
+    whole[np.flatnonzero(plain)[alone]] = True
+    whole[same] = True
+    return int(whole.sum())
+
+
+def _followers(keys: tuple[Ints, ...], window_us: int) -> Ints:
+    """Indices of rows whose predecessor (by all keys, the first being the time) has equal keys and is near in time."""
+    order = np.lexsort(keys)
+    received, rest = keys[0][order], [key[order] for key in keys[1:]]
+    near = received[1:] - received[:-1] <= window_us
+    for key in rest:
+        near &= key[1:] == key[:-1]
+    return order[1:][near]
+
+
+class _Tally:
+    """Offsets of one topic, as intervals per partition."""
+
+    def __init__(self, positions: dict[TopicPartition, int]) -> None:
+        self._positions = {at.partition: position for at, position in positions.items()}
+        self._intervals: dict[int, list[Ints]] = {partition: [] for partition in self._positions}
+        self.rows = self.repeats = self.unreadable = 0
+
+    def take(self, table: LakeTable, only_topic: str | None) -> None:
+        """Every row of a table, or of a table of several topics those of one."""
+        for file in table.files():
+            try:
+                for rows in table.shelf.read(file.path, ["partition", "offset", "repeat", "topic"]):
+                    self._take_rows(pa.table(rows), only_topic)
+            except (OSError, pa.ArrowException):
+                self.unreadable += 1
+
+    def take_poison(self, rejects: LakeTable, topic: str) -> None:
+        """Poison of this topic: rows of `rejects` whose own place is in it."""
+        if topic.startswith(topics.REJECTS):
+            return  # taken with the table's other rows: the place is in the same topic
+        if any(rejects.position(poison_place(TopicPartition(topic, p))) for p in self._positions):
+            self.take(rejects, topic)
+
+    def _take_rows(self, rows: pa.Table, only_topic: str | None) -> None:
+        if only_topic is not None:
+            rows = rows.filter(pc.field("topic") == only_topic)
+        partition = np.asarray(rows["partition"], dtype=np.int64)
+        offset = np.asarray(rows["offset"], dtype=np.int64)
+        if "repeat" in rows.column_names:
+            self.repeats += int(pc.sum(rows["repeat"]).as_py() or 0)
+        for number, position in self._positions.items():
+            own = offset[(partition == number) & (offset < position)]
+            self.rows += len(own)
+            self._intervals[number].append(_intervals(np.sort(own)))
+            if sum(map(len, self._intervals[number])) > 1_000_000:
+                self._intervals[number] = [_union(self._intervals[number])]
+
+    def stored(self) -> int:
+        """Distinct offsets."""
+        unions = (_union(found) for found in self._intervals.values() if found)
+        return sum(int((union[:, 1] - union[:, 0]).sum()) for union in unions)
+
+    @property
+    def repeated(self) -> int:
+        return self.rows - self.stored()
+
+
+def _readable(table: LakeTable, file: DataFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a file; of one that cannot be read none: the tally of offsets has reported it."""
+    try:
+        yield from table.shelf.read(file.path, columns)
+    except (OSError, pa.ArrowException):
+        return
+
+
+def _intervals(offsets: Ints) -> Ints:
+    """Sorted offsets (equal ones allowed) as rows [first, end)."""
+    if not len(offsets):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(offsets) > 1)
+    firsts = offsets[np.concatenate(([0], breaks + 1))]
+    ends = offsets[np.concatenate((breaks, [len(offsets) - 1]))] + 1
+    return np.stack([firsts, ends], axis=1)
+
+
+def _union(found: list[Ints]) -> Ints:
+    """Disjoint intervals that cover the same offsets."""
+    intervals = np.concatenate(found)
+    if not len(intervals):
+        return intervals
+    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(intervals[:, 1])
+    breaks = np.flatnonzero(intervals[1:, 0] > reach[:-1])
+    firsts = intervals[np.concatenate(([0], breaks + 1)), 0]
+    ends = reach[np.concatenate((breaks, [len(intervals) - 1]))]
+    return np.stack([firsts, ends], axis=1)
