@@ -17,6 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PREFIX = "HARMONYWATCH_"
+NOT_SETTINGS = frozenset(PREFIX + name for name in ("CONFIG", "KEY", "SUPERVISED"))
+"""Variables of ours that are read elsewhere: where the file is, the key of `send`, the mark of `up` on its children."""
 DURABLE_RETENTION_S = 7 * 86_400
 
 
@@ -192,7 +194,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {
         name.removeprefix(PREFIX).lower().replace("__", "."): value
         for name, value in environment.items()
-        if name.startswith(PREFIX) and name != PREFIX + "CONFIG"
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS
     }
 
 
