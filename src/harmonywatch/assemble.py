@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import secrets
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonywatch.clock import SystemClock, from_wire
+from harmonywatch.clock import SystemClock, from_wire, to_wire
 from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError, SchemaTooNew
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
 from harmonywatch.service import places
@@ -25,6 +27,13 @@ from harmonywatch.settings import BadSettings, Settings
 from harmonywatch.stream.contract import Stream, StreamError
 
 if TYPE_CHECKING:
+    from harmonywatch.analysis.analyst import Analyst
+    from harmonywatch.archive.compact import Compacted
+    from harmonywatch.archive.lake import Lake
+    from harmonywatch.archive.rejected import Reject
+    from harmonywatch.archive.sealing import Sealer
+    from harmonywatch.archive.verify import Verdict
+    from harmonywatch.dispatch.store import IncidentStore
     from harmonywatch.fleet.plan import Target
     from harmonywatch.registry.glance import Door
     from harmonywatch.registry.store import Registry
@@ -37,6 +46,10 @@ class NoSuchForce(Exception):
     """The command needs a force, and it is not clear which."""
 
 
+class NoSuchReject(Exception):
+    """The command names a reject that is not there."""
+
+
 class NotRunning(Exception):
     """The command needs a service of this folder that is not up."""
 
@@ -46,8 +59,18 @@ class BadMoment(Exception):
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
-    """What a command may end in without it being our bug; the message says what to do."""
-    return (NoSuchForce, NotRunning, BadMoment, RegistryError, StreamError)
+    """What a command may end in without it being our bug; the message says what to do. Asked for when an error is at hand:
+    a room that was never loaded raised none."""
+    rooms = (
+        ("harmonywatch.analysis.contract", "QueryError"),
+        ("harmonywatch.archive.lake", "LakeUnavailable"),
+        ("harmonywatch.archive.lake", "KeyChanged"),
+        ("harmonywatch.archive.sealing", "KeyMissing"),
+        ("harmonywatch.archive.sealing", "NotSealedHere"),
+        ("harmonywatch.dispatch.incident", "IncidentError"),
+    )
+    loaded = [getattr(sys.modules[module], name) for module, name in rooms if module in sys.modules]
+    return (NoSuchForce, NoSuchReject, NotRunning, BadMoment, RegistryError, StreamError, *loaded)
 
 
 # --- the spine ---------------------------------------------------------------------------------------------------------
@@ -87,7 +110,15 @@ def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
 
 def operator_errors() -> tuple[type[Exception], ...]:
     """Errors of the rooms after which only the operator can help."""
-    return (BadSettings, SchemaTooNew)
+    rooms = (
+        ("harmonywatch.alerting.judge", "RecordTooNew"),
+        ("harmonywatch.archive.decoding", "NewerRecord"),
+        ("harmonywatch.archive.lake", "KeyChanged"),
+        ("harmonywatch.archive.sealing", "KeyMissing"),
+        ("harmonywatch.dispatch.dispatcher", "AlertTooNew"),
+    )
+    loaded = [getattr(sys.modules[module], name) for module, name in rooms if module in sys.modules]
+    return (BadSettings, SchemaTooNew, *loaded)
 
 
 # --- the registry ------------------------------------------------------------------------------------------------------
@@ -169,6 +200,166 @@ def check_doors(settings: Settings) -> None:
 
     tls_of(settings.gateway, "gateway")
     tls_of(settings.console, "console")
+
+
+# --- incidents and alerts ----------------------------------------------------------------------------------------------
+
+
+def open_incidents(settings: Settings) -> IncidentStore:
+    from harmonywatch.dispatch.store import open_incidents as opened
+
+    _state_folder(settings)
+    return opened(settings.state_url("incidents"), settings.dispatch)
+
+
+@contextlib.contextmanager
+def opened_incidents(settings: Settings, force: str | None) -> Iterator[IncidentStore]:
+    _check_force(settings, force)
+    store = open_incidents(settings)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextlib.contextmanager
+def opened_stream(settings: Settings, force: str | None) -> Iterator[Stream]:
+    _check_force(settings, force)
+    stream = open_stream(settings)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def _check_force(settings: Settings, force: str | None) -> None:
+    """A force that was named must be there: silence about a misspelt one would look like peace."""
+    door = open_door(settings)
+    try:
+        known = list(door.all_rules())
+    finally:
+        door.close()
+    if force is not None and force not in known:
+        raise NoSuchForce(f"no force {force!r}{near(force, known)}")
+
+
+# --- the lake and its questions ----------------------------------------------------------------------------------------
+
+
+def open_lake(settings: Settings) -> Lake:
+    from harmonywatch.archive.lake import Lake
+
+    return Lake(settings.lake_url)
+
+
+def sealer(settings: Settings, force: str) -> Sealer:
+    """What turns a force's citizens into tokens, and back for who may."""
+    from harmonywatch.archive.sealing import open_sealer
+
+    return open_sealer(settings.keys_folder, force)
+
+
+def verdicts(settings: Settings, actor: str, force: str | None) -> list[Verdict]:
+    """The proof of completeness, three tables a force."""
+    from harmonywatch.archive.verify import Watch, verify
+
+    with opened_registry(settings, actor) as registry:
+        forces = chosen_forces(registry, force)
+    watch = Watch(settings.folder / "state" if "://" in settings.lake_url else Path(settings.lake_url))
+    with opened_stream(settings, force) as stream:
+        lake, window_s = open_lake(settings), settings.archive.repeat_window_s
+        return [verdict for name in forces for verdict in verify(lake, stream, name, watch, window_s)]
+
+
+def compacted(settings: Settings, actor: str, force: str | None, vacuum: bool) -> Iterator[Compacted]:
+    """Merge the small files of the chosen forces, all of them, now."""
+    from harmonywatch.archive.compact import compact
+
+    with opened_registry(settings, actor) as registry:
+        forces = chosen_forces(registry, force)
+    for name in forces:
+        yield from compact(open_lake(settings), name, settings.archive, everything=True, vacuum=vacuum)
+
+
+@contextlib.contextmanager
+def opened_analyst(
+    settings: Settings, actor: str, deadline_s: float | None = None
+) -> Iterator[tuple[Analyst, Registry]]:
+    """Who answers questions, with the registry that audits them."""
+    from harmonywatch.analysis.analyst import Analyst
+    from harmonywatch.analysis.contract import Limits
+
+    asked = settings.analysis
+    limits = Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice)
+    with opened_registry(settings, actor) as registry:
+        yield Analyst(open_lake(settings), registry, CLOCK, limits), registry
+
+
+def drawn(analyst: Analyst, name: str, force: str, arguments: dict[str, str], target: Path) -> int:
+    """Ask, draw the answer into a file; its rows."""
+    from harmonywatch.analysis.notebook import Connection
+
+    given: dict[str, Any] = dict(arguments)
+    return int(Connection(analyst, force, CLOCK).plot(name, target, **given).num_rows)
+
+
+@contextlib.contextmanager
+def opened_rejects(
+    settings: Settings, actor: str, force: str | None, since: datetime | None
+) -> Iterator[tuple[str, Iterator[Reject]]]:
+    """A force's rejects, with the force's name. Reading them is in the audit: their bytes may hold names."""
+    from harmonywatch.archive.rejected import rejects
+
+    with opened_registry(settings, actor) as registry:
+        name = chosen_force(registry, force)
+        registry.record_audit("rejects", name, "lake", {"since": since and to_wire(since)})
+    with opened_stream(settings, name) as stream:
+        yield name, rejects(open_lake(settings), stream, name, sealer(settings, name), since)
+
+
+def one_reject(settings: Settings, actor: str, force: str | None, reject_id: str) -> Reject:
+    """Raises NoSuchReject."""
+    with opened_rejects(settings, actor, force, None) as (name, found):
+        for reject in found:
+            if reject.reject_id == reject_id:
+                return reject
+    raise NoSuchReject(f"no reject {reject_id!r} in force {name}; `harmonywatch rejects list` shows them")
+
+
+def redriven(
+    settings: Settings, actor: str, force: str | None, wanted: set[str] | None, since: datetime | None
+) -> list[dict[str, Any]]:
+    """Admit rejects again, as of now; a row each. `wanted` None: all of them."""
+    from harmonywatch.gateway.admit import Terms, admit_single
+    from harmonywatch.registry.contract import KeyInfo
+
+    rows = []
+    with opened_rejects(settings, actor, force, since) as (name, found), opened_stream(settings, name) as stream:
+        owner, partitions = KeyInfo("redrive", "relay", name, "redrive"), stream.topics()[topic_of(REPORTS, name)]
+        for reject in found:
+            if wanted is not None and reject.reject_id not in wanted:
+                continue
+            admission = admit_single(reject.bytes, Terms(owner, name, CLOCK.now(), partitions, fresh_id))
+            if admission.records:
+                stream.append(topic_of(REPORTS, name), admission.records)
+            refusal = admission.verdicts[0].refusal if admission.verdicts else None
+            rows.append(
+                {
+                    "reject_id": reject.reject_id,
+                    "status": "accepted" if admission.accepted else "refused",
+                    "report_id": admission.report_id or None,
+                    "pointer": refusal and refusal.pointer,
+                    "reason": refusal and refusal.reason,
+                }
+            )
+    with opened_registry(settings, actor) as registry:
+        registry.record_audit("redrive", name, "rejects", {"reject_ids": [row["reject_id"] for row in rows][:1000]})
+    return rows
+
+
+def fresh_id() -> str:
+    """An id for a report that has nothing to be recognised by."""
+    return "u-" + secrets.token_hex(16)
 
 
 # --- the command line's other needs ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,18 @@ import structlog
 from harmonywatch import assemble
 from harmonywatch.clock import micros
 from harmonywatch.ops import OpsServer
-from harmonywatch.report.topics import REPORTS, topic_of
-from harmonywatch.service import EXIT_BROKEN, EXIT_OPERATOR, Stop, note_place, stop_on_signals
+from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, force_of, topic_of
+from harmonywatch.service import EXIT_BROKEN, EXIT_BUG, EXIT_OPERATOR, Stop, note_place, stop_on_signals
 from harmonywatch.settings import Settings
-from harmonywatch.stream.contract import PositionLost, Stream, StreamBroken, StreamFull, StreamReset
+from harmonywatch.stream.contract import PositionLost, Stream, StreamBroken, StreamError, StreamFull, StreamReset
 from harmonywatch.stream.follow import Handler, follow
 from harmonywatch.telemetry import Telemetry, configure_logging
 
 UPKEEP_S = 5.0
+ARCHIVE_LINGER_S = 0.2
+"""The archiver gathers for seconds: it need not be woken for every commit of the gateway."""
+
+Topics = str | tuple[str, ...]
 
 
 def run(service: str, settings: Settings) -> int:
@@ -33,15 +37,14 @@ def run(service: str, settings: Settings) -> int:
     configure_logging(service, settings.log_level)
     log = structlog.get_logger()
     stop = stop_on_signals()
-    operator: tuple[type[Exception], ...] = (StreamReset, PositionLost, *assemble.operator_errors())
     try:
         RUN[service](settings, stop)
-    except operator as error:
-        log.error("the operator must act", reason=str(error), kind=type(error).__name__)
-        return EXIT_OPERATOR
-    except (StreamBroken, StreamFull) as error:
-        log.error("the stream failed", reason=str(error), kind=type(error).__name__)
-        return EXIT_BROKEN
+    except Exception as error:
+        if isinstance(error, (StreamReset, PositionLost, *assemble.operator_errors())):
+            log.error("the operator must act", reason=str(error), kind=type(error).__name__)
+            return EXIT_OPERATOR
+        log.exception("ended", reason=str(error), kind=type(error).__name__)
+        return EXIT_BROKEN if isinstance(error, StreamBroken | StreamFull) else EXIT_BUG
     log.info("stopped")
     return 0
 
@@ -63,7 +66,7 @@ def _gateway(settings: Settings, stop: Stop) -> None:
         partitions=lambda force: stream.topics()[topic_of(REPORTS, force)],
         telemetry=Telemetry("gateway"),
         clock=assemble.CLOCK,
-        fresh_id=lambda: "u-" + secrets.token_hex(16),
+        fresh_id=assemble.fresh_id,
         report_schema=json_schema(),
         readiness=ArchiveLag(settings, stream),
     )
@@ -85,8 +88,76 @@ def _alerting(settings: Settings, stop: Stop) -> None:
 
     stream, door, telemetry = assemble.open_stream(settings), assemble.open_door(settings), Telemetry("alerting")
     handler = Alerter(stream, door, settings.alerting, assemble.CLOCK, telemetry)
-    follower = Follower(settings, stream, telemetry, stop)
-    follower.run(handler, "alerting", REPORTS, settings.alerting.commit_interval_s)
+    try:
+        Follower(settings, stream, telemetry, stop).run(
+            handler, "alerting", REPORTS, commit_interval_s=settings.alerting.commit_interval_s
+        )
+    finally:
+        door.close()
+        stream.close()
+
+
+def _dispatch(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
+    from harmonywatch.dispatch.notify import Notifier, NotifierParts
+
+    stream, registry = assemble.open_stream(settings), assemble.open_registry(settings, "service:dispatch")
+    store, telemetry = assemble.open_incidents(settings), Telemetry("dispatch")
+    notifier = Notifier(
+        NotifierParts(store, stream, registry, assemble.CLOCK, telemetry, settings.dispatch.retry_most_s, random.random)
+    )
+    notifier.start()
+    parts = DispatchParts(store, stream, registry, assemble.CLOCK, telemetry, notifier.wake)
+    try:
+        Follower(settings, stream, telemetry, stop).run(
+            Dispatcher(parts), "dispatch", ALERTS, ready=lambda: [str(notifier.failure)] if notifier.failure else []
+        )
+    finally:
+        notifier.stop()
+        stream.close()
+        store.close()
+        registry.close()
+
+
+def _archive(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.archive.archiver import Archiver
+    from harmonywatch.archive.compact import keep_compact
+
+    os.nice(settings.archive.nice)  # the alert path never waits for the archive (design, guarantee 4)
+    stream, telemetry, lake = assemble.open_stream(settings), Telemetry("archive"), assemble.open_lake(settings)
+    handler = Archiver(lake, settings.keys_folder, stream.id, settings.archive, assemble.CLOCK, telemetry)
+
+    def forces() -> list[str]:
+        return [force_of(topic) for topic in stream.topics() if topic.startswith(REPORTS)]
+
+    def failed(error: Exception) -> None:
+        telemetry.failed.labels("compact").inc()
+        structlog.get_logger().warning("compaction failed, the next round tries again", reason=str(error))
+
+    for name, work in (
+        ("compact", lambda: keep_compact(lake, forces, settings.archive, stop.event, failed)),
+        ("upkeep", lambda: _keep_stream(stream, stop)),
+    ):
+        threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        Follower(settings, stream, telemetry, stop).run(
+            handler, "archive", DURABLE_GROUPS["archive"], linger_s=ARCHIVE_LINGER_S
+        )
+    finally:
+        stream.close()
+
+
+def _keep_stream(stream: Stream, stop: Stop) -> None:
+    """Retention and upkeep, where the stream is ours to keep (a broker keeps itself)."""
+    sweep = getattr(stream, "sweep", None)
+    while sweep is not None and not stop.event.wait(UPKEEP_S):
+        try:
+            deleted = sweep()
+        except StreamError as error:
+            structlog.get_logger().warning("stream upkeep failed", reason=str(error))
+            continue
+        if deleted:
+            structlog.get_logger().info("segments deleted", count=deleted)
 
 
 class Follower:
@@ -96,10 +167,17 @@ class Follower:
         self._settings, self._stream, self._telemetry, self._stop = settings, stream, telemetry, stop
 
     def run(
-        self, handler: Handler, group: str, topics: Any, commit_interval_s: float = 1.0, linger_s: float = 0.0
+        self,
+        handler: Handler,
+        group: str,
+        topics: Topics,
+        *,
+        commit_interval_s: float = 1.0,
+        linger_s: float = 0.0,
+        ready: Callable[[], list[str]] = list,
     ) -> None:
-        """Blocks until stop; closes the stream."""
-        ops = OpsServer(self._telemetry, list)
+        """Blocks until stop."""
+        ops = OpsServer(self._telemetry, ready)
         try:
             reader = self._stream.reader(topics, group=group, start=handler.start)
             note_place(self._settings.folder, self._telemetry.service, ops_port=ops.start())
@@ -114,7 +192,6 @@ class Follower:
             )
         finally:
             ops.close()
-            self._stream.close()
 
 
 class ArchiveLag:
@@ -166,12 +243,9 @@ def _wake(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
     loop.call_soon_threadsafe(asked.set)
 
 
-def give_way(nice: int) -> None:
-    """Lower this process's priority: the alert path never waits for it (design, guarantee 4)."""
-    os.nice(nice)
-
-
 RUN: dict[str, Callable[[Settings, Stop], None]] = {
     "gateway": _gateway,
     "alerting": _alerting,
+    "dispatch": _dispatch,
+    "archive": _archive,
 }

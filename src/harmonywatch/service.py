@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-EXIT_BROKEN, EXIT_OPERATOR = 3, 4
+EXIT_BUG, EXIT_BROKEN, EXIT_OPERATOR = 1, 3, 4
 
 
 class Stop:

@@ -93,13 +93,14 @@ def with_errors(act: Callable[[], Any]) -> None:
     """Run a command: what it refuses ends in one clear line and exit code 2, never in a traceback."""
     from harmonywatch.assemble import expected_errors
 
-    expected: tuple[type[Exception], ...] = (BadSettings, *expected_errors())
     try:
         act()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, less) has seen enough
         sys.exit(0)
-    except expected as error:
+    except Exception as error:
+        if not isinstance(error, (BadSettings, *expected_errors())):
+            raise
         click.echo(f"harmonywatch: {error}", err=True)
         sys.exit(EXIT_REFUSED)
 

@@ -1,0 +1,130 @@
+"""The live path: alerts and incidents, from the stream and the state, within a second of their judgement."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from harmonywatch import assemble
+from harmonywatch.cli.frame import Shell, common, force_option
+
+ALERT_LINE = "{judged_at}  {force}  {name}  score {harmonyscore:g}  at {lat:.5f}, {lon:.5f}  by {watcher_id}  ({rule})"
+INCIDENT_COLUMNS = (
+    "incident_id", "force", "name", "rule", "state", "occurrences", "watchers", "opened_at", "last_seen_at", "lat",
+    "lon", "owner",
+)  # fmt: skip
+VERBS = ("acknowledge", "dispatch", "release", "resolve", "reopen", "note")
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on: print new ones as they come.")
+@click.option("--since", default=None, metavar="TIME", help="Judged at or after; RFC 3339 with a zone.")
+@force_option("Only this force.")
+@common
+def alerts(shell: Shell, follow: bool, since: str | None, force: str | None) -> None:
+    """Alerts, oldest judged first, each once, with name and place.
+
+    \b
+    harmonywatch alerts --since 2026-11-23T18:00:00Z
+    harmonywatch alerts --follow --json
+    """
+    from harmonywatch.dispatch.listing import follow_alerts, list_alerts
+    from harmonywatch.service import stop_on_signals
+
+    moment = assemble.moment(since)
+    with assemble.opened_stream(shell.settings, force) as stream:
+        rows: Iterator[Any] = (
+            follow_alerts(stream, stop_on_signals().event, force, moment)
+            if follow
+            else list_alerts(stream, force, moment)
+        )
+        for row in rows:
+            fields = msgspec.structs.asdict(row)
+            shell.row(fields, ALERT_LINE.format(**fields))
+            if follow:
+                sys.stdout.flush()
+
+
+@click.group(invoke_without_command=True)
+@click.option("--since", default=None, metavar="TIME", help="With an alert or a change since; RFC 3339 with a zone.")
+@force_option("Only this force.")
+@common
+def incidents(shell: Shell, since: str | None, force: str | None) -> None:
+    """Incidents of all states, in the order they opened: one per citizen and rule while it lasts.
+
+    \b
+    harmonywatch incidents --force north
+    harmonywatch incidents acknowledge i0123 --note "on my way"
+    harmonywatch incidents resolve i0123 --reason "false alarm"
+    """
+    from harmonywatch.dispatch.listing import list_incidents
+
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    moment = assemble.moment(since)
+    with assemble.opened_incidents(shell.settings, force) as store:
+        rows = (msgspec.structs.asdict(row) for row in list_incidents(store, force, moment))
+        shell.table(rows, INCIDENT_COLUMNS, "no incident")
+
+
+@incidents.command("show")
+@click.argument("incident_id")
+@common
+def show(shell: Shell, incident_id: str) -> None:
+    """An incident with its occurrences and what was done, oldest first. The beginning of an id is enough."""
+    from harmonywatch.dispatch.told import told, wire
+
+    with assemble.opened_incidents(shell.settings, None) as store:
+        incident = store.incident(incident_id)
+        row = msgspec.structs.asdict(told(incident))
+        row["log"] = [_with_times(entry, wire) for entry in store.log(incident.incident_id)]
+        row["alerts"] = [_with_times(entry, wire) for entry in store.occurrences(incident.incident_id)]
+    if shell.as_json:
+        shell.row(row)
+        return
+    for name, value in row.items():
+        if isinstance(value, list):
+            click.echo(f"{name}:")
+            for entry in value:
+                click.echo("  " + "  ".join(f"{key} {each}" for key, each in entry.items() if each not in (None, "")))
+        else:
+            click.echo(f"{name}: {value}")
+
+
+def _with_times(entry: dict[str, Any], wire: Any) -> dict[str, Any]:
+    """Microseconds as RFC 3339."""
+    return {
+        (key.removesuffix("_us") + "_at" if key.endswith("_us") and key != "at_us" else key.removesuffix("_us")): (
+            wire(value) if key.endswith("_us") and value is not None else value
+        )
+        for key, value in entry.items()
+        if key != "incident_id"
+    }
+
+
+def _verb(name: str) -> None:
+    @incidents.command(name, help=f"An officer's act: {name}. It is in the incident's log and on every screen at once.")
+    @click.argument("incident_id")
+    @click.option("--note", default="", help="For those who read it later.")
+    @click.option("--reason", default=None, help="Of a resolve: handled, false alarm, nobody found, duplicate, other.")
+    @click.option("--version", type=int, default=None, help="Refuse if somebody changed it since this version.")
+    @common
+    def act(shell: Shell, incident_id: str, note: str, reason: str | None, version: int | None) -> None:
+        from harmonywatch.dispatch.listing import change_incident, officer_act
+        from harmonywatch.dispatch.told import told
+
+        verb: Any = name
+        with assemble.opened_incidents(shell.settings, None) as store:
+            done = change_incident(
+                store, incident_id, officer_act(verb, shell.actor, assemble.CLOCK, note, reason), version
+            )
+        row = msgspec.structs.asdict(told(done))
+        shell.row(row, f"{row['incident_id']} {row['name']}: {row['state']} (version {row['version']})")
+
+
+for _name in VERBS:
+    _verb(_name)
