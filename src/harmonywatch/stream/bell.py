@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import platform
 import struct
@@ -21,6 +20,8 @@ import sys
 import time
 import zlib
 from pathlib import Path
+
+from harmonywatch.stream.watermark import mapped
 
 PAGE_BYTES = 4096
 SLOT_BYTES = 8
@@ -56,29 +57,27 @@ def rung(slot: int, before: bytes, now: bytes) -> bool:
 
 
 class Bell:
-    """The mapped page at `path`, made if it is missing. `futex=False` forces looking at intervals."""
+    """The mapped page at `path`, made if it is missing. `futex=False` forces looking at intervals.
+
+    There is nothing to close: another thread may sleep on the page, so it stays mapped while anybody holds the bell.
+    """
 
     def __init__(self, path: Path, *, futex: bool = True) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < PAGE_BYTES:
-                os.ftruncate(descriptor, PAGE_BYTES)
-            self._page = mmap.mmap(descriptor, PAGE_BYTES)
-        finally:
-            os.close(descriptor)
+        self._page = mapped(path, PAGE_BYTES)
         self._number = _SYSCALLS.get(platform.machine()) if futex and sys.platform == "linux" else None
         self._libc = ctypes.CDLL(None, use_errno=True) if self._number is not None else None
-        self._word = ctypes.c_uint32.from_buffer(self._page)
+        self._word = ctypes.c_uint32.from_buffer(self._page)  # keeps the page mapped under sleepers
+        self._address = ctypes.c_void_p(ctypes.addressof(self._word))
 
     def ring(self, slot: int, kinds: int = ALL_KINDS) -> None:
         """Tell the readers of `kinds` that the slot's topic has more."""
         at = slot * SLOT_BYTES
-        self._page[at : at + SLOT_BYTES] = os.urandom(SLOT_BYTES)
-        self._page[0:4] = os.urandom(4)
-        if self._libc is not None:
-            self._libc.syscall(
-                self._number, ctypes.byref(self._word), _WAKE_BITSET, 0x7FFFFFFF, None, None, ctypes.c_uint32(kinds)
-            )
+        fresh = os.urandom(SLOT_BYTES + 4)
+        self._page[at : at + SLOT_BYTES] = fresh[:SLOT_BYTES]
+        self._page[0:4] = fresh[SLOT_BYTES:]
+        libc = self._libc
+        if libc is not None:
+            libc.syscall(self._number, self._address, _WAKE_BITSET, 0x7FFFFFFF, None, None, ctypes.c_uint32(kinds))
 
     def look(self) -> bytes:
         """The page as it is now."""
@@ -89,14 +88,15 @@ class Bell:
 
         `interval_s`: how long to sleep where there is nothing to sleep on.
         """
-        if self._libc is None:
+        libc = self._libc
+        if libc is None:
             time.sleep(min(interval_s, timeout_s))
             return
         until = time.monotonic() + timeout_s
         deadline = _Timespec(int(until), int(until % 1 * 1e9))
-        outcome = self._libc.syscall(
+        outcome = libc.syscall(
             self._number,
-            ctypes.byref(self._word),
+            self._address,
             _WAIT_BITSET,
             ctypes.c_uint32(struct.unpack_from("=I", seen)[0]),
             ctypes.byref(deadline),
@@ -105,7 +105,3 @@ class Bell:
         )
         if outcome == -1 and ctypes.get_errno() in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
             self._libc = None  # a kernel or sandbox without futexes: look at intervals from now on
-
-    def close(self) -> None:
-        del self._word
-        self._page.close()

@@ -161,7 +161,8 @@ class Stream(Protocol):
         """The stream's own id, 32 hexadecimal digits, drawn when it was made."""
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Make the topic unless it is there. Raises TopicMismatch if it is, with another number of partitions."""
+        """Make the topic unless it is there. Raises TopicMismatch if it is, with another number of partitions; ValueError
+        for a name that is not 1 to 200 letters, digits, dots, hyphens and underscores, or no partitions."""
 
     def topics(self) -> dict[str, int]:
         """Every topic with its number of partitions."""
@@ -176,7 +177,7 @@ class Stream(Protocol):
         """
 
     def reader(self, topics: Iterable[str] | str, *, group: str | None = None, start: Start | None = None) -> Reader:
-        """A reader of the named topics, or, given a text that ends in `.`, of every topic with that prefix, also
+        """A reader of the named topic or topics; a name that ends in `.` means every topic with that prefix, also
         those created later. With `group` it is durable (see the header)."""
 
     def read(self, topic: str, partition: int, position: int, max_records: int = 10_000) -> list[Batch]:

@@ -8,18 +8,16 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
 from harmonywatch.stream.contract import (
-    RECORD_BYTES_MAX,
     Batch,
     Bounds,
     ClosedStream,
     PositionLost,
-    RecordTooLarge,
     Start,
     TopicMismatch,
     TopicPartition,
     UnknownTopic,
 )
-from harmonywatch.stream.starting import begin, matches, tail
+from harmonywatch.stream.starting import begin, check_sizes, check_topic, matches, tail
 
 
 class MemoryStream:
@@ -34,6 +32,7 @@ class MemoryStream:
         self._closed = False
 
     def create_topic(self, topic: str, partitions: int) -> None:
+        check_topic(topic, partitions)
         with self._changed:
             self._check()
             actual = len(self._batches.setdefault(topic, [[] for _ in range(partitions)]))
@@ -43,19 +42,19 @@ class MemoryStream:
 
     def topics(self) -> dict[str, int]:
         with self._changed:
+            self._check()
             return {topic: len(partitions) for topic, partitions in self._batches.items()}
 
     def register(self, group: str, topic: str) -> None:
         with self._changed:
+            self._check()
             self._groups.setdefault((group, topic), {})
 
     def append(self, topic: str, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
-        for value in (value for values in records.values() for value in values):
-            if len(value) > RECORD_BYTES_MAX:
-                raise RecordTooLarge(topic, len(value))
+        check_sizes(topic, records)
         with self._changed:
             self._check()
-            for partition in records:
+            for partition in (*records, 0):
                 self._log(topic, partition)
             given = {}
             for partition, values in records.items():
@@ -67,6 +66,8 @@ class MemoryStream:
         return given
 
     def reader(self, topics: Iterable[str] | str, *, group: str | None = None, start: Start | None = None) -> _Reader:
+        with self._changed:
+            self._check()
         return _Reader(self, topics if isinstance(topics, str) else tuple(topics), group, start)
 
     def read(self, topic: str, partition: int, position: int, max_records: int = 10_000) -> list[Batch]:
@@ -88,10 +89,13 @@ class MemoryStream:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         with self._changed:
+            self._check()
             return dict(self._groups.get((group, topic), {}))
 
     def size_bytes(self, topic: str) -> int:
         with self._changed:
+            self._check()
+            self._log(topic, 0)
             return sum(len(value) for log in self._batches[topic] for batch in log for value in batch.values)
 
     def trim(self, topic: str, partition: int, earliest: int) -> None:
@@ -150,9 +154,12 @@ class _Reader:
         return frozenset(self._positions)
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        if self._group is None:
-            return
         with self._stream._changed:
+            if self._closed:
+                raise ClosedStream
+            self._stream._check()
+            if self._group is None:
+                return
             for at, position in positions.items():
                 kept = self._stream._groups.setdefault((self._group, at.topic), {})
                 kept[at.partition] = max(position, kept.get(at.partition, 0))

@@ -4,22 +4,31 @@ The only importer of apsw, whose wheel bundles a current SQLite: 3.7.0 to 3.51.2
 writers, so older ones are refused. `journal_mode=WAL`, `synchronous=FULL`: a commit is one fsync of the log. Copying the
 log into the file (a checkpoint) is kept off the commit path: `tend` does it.
 
-A segment is *sealed* when it takes no more records; `starts` are the positions at which its partitions began.
+A segment is *sealed* when it takes no more records; `starts` are the positions at which its partitions began. SQLite does
+not checksum its pages, so each row carries a `proof` that binds where it stands to what it holds (framing.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
-from harmonywatch.stream.contract import StreamBroken, StreamFull, TopicPartition
+from harmonywatch.stream.contract import StreamBroken, StreamError, StreamFull, TopicPartition
+from harmonywatch.stream.framing import proof_of, raw_bytes
 
-BUSY_MS = 5_000
+SYNCHRONOUS = "full"
+BUSY_TRIES, BUSY_FAST_TRIES = 1_200, 200
+"""About 5 s: another process holds a segment for a commit, a millisecond, so first ask every half of one."""
+
 WAL_TEND_BYTES = 8 << 20
 """The log is copied into the file once it is this long: rarely enough to be cheap, often enough to stay small."""
 
@@ -28,10 +37,22 @@ create table meta(key text primary key, value) without rowid;
 create table starts(partition integer primary key, position integer not null);
 create table batches(
     id integer primary key, partition integer not null, base_offset integer not null, count integer not null,
-    appended_us integer not null, framing integer not null, data blob not null
+    appended_us integer not null, framing integer not null, proof integer not null, data blob not null
 );
 create unique index by_offset on batches(partition, base_offset);
 """
+_GROUPS = """
+create table registered(grp text, topic text, primary key(grp, topic)) without rowid;
+create table positions(
+    grp text, topic text, partition integer, position integer not null, primary key(grp, topic, partition)
+) without rowid;
+"""
+_INSERT = (
+    "insert into batches(partition, base_offset, count, appended_us, framing, proof, data) values(?, ?, ?, ?, ?, ?, ?)"
+)
+_ROWS = (
+    "select id, partition, base_offset, count, appended_us, framing, proof, data from batches where id > ? order by id"
+)
 
 
 class Row(NamedTuple):
@@ -41,11 +62,12 @@ class Row(NamedTuple):
     records: int
     appended_us: int
     framing: int
+    proof: int
     data: bytes
 
 
 class Fragment(NamedTuple):
-    """What is to be appended to one partition."""
+    """What is to be appended to one partition; a partition may have several, in order."""
 
     partition: int
     records: int
@@ -57,151 +79,167 @@ class Sealed(Exception):
     """The segment takes no more records; the next one does."""
 
 
+class Gone(Exception):
+    """Retention deleted the segment before it was open."""
+
+
 def check_engine() -> None:
     """Refuse a SQLite with the write-ahead-log bug."""
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < (3, 51, 3):
         raise StreamBroken(f"SQLite {apsw.sqlite_lib_version()} can corrupt the stream; 3.51.3 or newer is needed")
 
 
+def translation(error: apsw.Error | OSError, path: Path) -> StreamError:
+    """A foreign error as the contract's. After an I/O error nothing more may be acknowledged (fsync lies)."""
+    if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        return StreamFull(f"no space left for {path.name}")
+    if isinstance(error, apsw.BusyError):
+        return StreamFull(f"{path.name} is held by another process", retry_after_s=1.0)
+    return StreamBroken(f"{path}: {type(error).__name__}: {error}")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as the contract's, once. After an I/O error nothing more may be acknowledged (fsync lies)."""
     try:
         yield
-    except apsw.FullError:
-        raise StreamFull(f"no space left for {path.name}") from None
-    except apsw.BusyError:
-        raise StreamFull(f"{path.name} is held by another process", retry_after_s=1.0) from None
-    except apsw.Error as error:
-        raise StreamBroken(f"{path}: {type(error).__name__}: {error}") from error
+    except (apsw.Error, OSError) as error:
+        raise translation(error, path) from error
 
 
-def connect(path: Path, *, create: bool = False) -> apsw.Connection:
-    """A connection that commits durably and never checkpoints by itself."""
-    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    connection = apsw.Connection(str(path), flags=flags)
-    connection.set_busy_timeout(BUSY_MS)
-    for pragma in ("journal_mode=wal", "synchronous=full", "wal_autocheckpoint=0"):
-        connection.execute(f"pragma {pragma}").fetchall()
+def connect(path: Path) -> apsw.Connection:
+    """A connection that commits durably, checkpoints only when told, and waits for other processes about 5 s."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_handler(_wait_again)
+    connection.execute(f"pragma synchronous={SYNCHRONOUS}").fetchall()
+    connection.execute("pragma wal_autocheckpoint=0").fetchall()
+    connection.execute(f"pragma journal_size_limit={WAL_TEND_BYTES // 2}").fetchall()
     return connection
 
 
+def _wait_again(tries: int) -> bool:
+    time.sleep(0.0005 if tries < BUSY_FAST_TRIES else 0.005)
+    return tries < BUSY_TRIES
+
+
+def _make(path: Path, schema: str, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+    """Create a database whole or not at all; if another process was first, its own stands."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.draft")
+    with translated(path):
+        try:
+            db = apsw.Connection(str(draft))
+            try:
+                db.execute("pragma journal_mode=wal").fetchall()  # once, here: changing it later needs everybody out
+                with db:
+                    db.execute(schema)
+                    for statement, values in rows.items():
+                        db.executemany(statement, values)
+            finally:
+                db.close()
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
 class Segment:
-    """An open segment. Used by one thread at a time."""
+    """An open segment. Used by one thread at a time. Raises Gone if retention was faster."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.number = int(path.stem)
-        with translated(path):
+        self._heads: dict[int, int] = {}
+        self._version = -1
+        try:
             self._db = connect(path)
+            self.starts = _pairs(self._db.execute("select partition, position from starts"))
+            self.created_us = self._number("select value from meta where key = 'created_us'") or 0
+        except apsw.Error as error:
+            if not path.exists():
+                raise Gone from None
+            raise translation(error, path) from error
+        if not path.exists():  # deleted meanwhile, and perhaps the log that we opened is not the one that it had
+            self._db.close()
+            raise Gone
 
     @staticmethod
     def make(path: Path, starts: Mapping[int, int], created_us: int) -> None:
-        """Create the segment whole or not at all; if another process was first, that one stands."""
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        with translated(path):
-            db = apsw.Connection(str(draft))
-            try:
-                with db:
-                    db.execute(_SCHEMA)
-                    db.executemany("insert into starts values(?, ?)", list(starts.items()))
-                    db.execute("insert into meta values('created_us', ?), ('sealed', 0)", (created_us,))
-            finally:
-                db.close()
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-        sync_folder(path.parent)
+        """Create the segment whole or not at all; if it is there, it stands."""
+        rows: dict[str, list[tuple[Any, ...]]] = {
+            "insert into starts values(?, ?)": list(starts.items()),
+            "insert into meta values(?, ?)": [("created_us", created_us), ("sealed", 0)],
+        }
+        _make(path, _SCHEMA, rows)
 
     def append(self, fragments: Sequence[Fragment], appended_us: int) -> dict[int, int]:
-        """Commit the fragments together; the first offset of each. Raises Sealed."""
-        with translated(self.path):
-            try:
-                self._db.execute("begin immediate")
-                if self._meta("sealed"):
-                    raise Sealed
-                given = {}
-                for partition, records, framing, data in fragments:
-                    given[partition] = base = self.head(partition)
-                    self._db.execute(
-                        "insert into batches(partition, base_offset, count, appended_us, framing, data)"
-                        " values(?, ?, ?, ?, ?, ?)",
-                        (partition, base, records, appended_us, framing, data),
-                    )
-                self._db.execute("commit")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("rollback")
-                raise
+        """Commit the fragments together; the first offset of each partition. Raises Sealed."""
+        db = self._db
+        given: dict[int, int] = {}
+        try:
+            db.execute("begin immediate")
+            heads = dict(self._current_heads())
+            for partition, records, framing, data in fragments:
+                base = heads[partition]
+                given.setdefault(partition, base)
+                heads[partition] = base + records
+                proof = proof_of(partition, base, records, appended_us, framing, data)
+                db.execute(_INSERT, (partition, base, records, appended_us, framing, proof, data))
+            db.execute("commit")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, apsw.Error):
+                raise translation(error, self.path) from error
+            raise
+        self._heads, self._version = heads, db.data_version()
         return given
 
-    def head(self, partition: int) -> int:
-        """The position after the partition's newest record here."""
+    def heads(self) -> dict[int, int]:
+        """By partition, the position after its newest record here."""
         with translated(self.path):
-            newest = self._number(
-                "select base_offset + count from batches where partition = ? order by base_offset desc limit 1",
-                partition,
-            )
-            if newest is not None:
-                return newest
-            start = self._number("select position from starts where partition = ?", partition)
-        assert start is not None, "a partition that the segment was made without"
-        return start
-
-    def starts(self) -> dict[int, int]:
-        with translated(self.path):
-            return _pairs(self._db.execute("select partition, position from starts"))
+            return self._read_heads()
 
     def sealed(self) -> bool:
         with translated(self.path):
-            return bool(self._meta("sealed"))
+            return bool(self._number("select value from meta where key = 'sealed'"))
 
-    def created_us(self) -> int:
-        with translated(self.path):
-            return int(self._meta("created_us"))
+    def seal(self) -> None:
+        """Take no more records. Twice is once."""
+        with self.held():
+            self._db.execute("update meta set value = 1 where key = 'sealed' and value = 0")
 
-    def seal(self) -> dict[int, int]:
-        """Take no more records; the positions at which the next segment starts. Twice is once."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else appends, seals or makes the next segment meanwhile."""
         with translated(self.path):
             self._db.execute("begin immediate")
             try:
-                heads = {partition: self.head(partition) for partition in self.starts()}
-                self._db.execute("update meta set value = 1 where key = 'sealed'")
+                yield
                 self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                self._roll_back()
                 raise
-        return heads
 
-    def first_row(self, partition: int, position: int) -> int | None:
-        """The id of the row that holds the position, or of the next one of the partition; None past the end."""
+    def row_before(self, positions: Mapping[int, int]) -> int:
+        """The id of a row with nothing wanted before or in it: what follows it holds all from the positions on."""
         with translated(self.path):
-            return self._number(
-                "select id from batches where partition = ?1 and base_offset + count > ?2 and base_offset >= coalesce("
-                "(select max(base_offset) from batches where partition = ?1 and base_offset <= ?2), 0)"
-                " order by base_offset limit 1",
-                partition,
-                position,
-            )
-
-    def last_row(self) -> int:
-        """The id of the newest row, 0 without any."""
-        with translated(self.path):
-            return self._number("select max(id) from batches") or 0
+            # the newest row is asked for first, or a record that comes between the questions would be passed over
+            last = self._number("select max(id) from batches") or 0
+            found = [self._first_row(partition, position) for partition, position in positions.items()]
+        return min([last, *(row - 1 for row in found if row is not None)])
 
     def rows_after(self, row_id: int, bytes_max: int) -> list[Row]:
-        """Rows in the order of their commits, about `bytes_max` of them."""
+        """Rows in the order of their commits, about `bytes_max` of unpacked records."""
         found: list[Row] = []
         size = 0
         with translated(self.path):
-            cursor = self._db.execute(
-                "select id, partition, base_offset, count, appended_us, framing, data from batches where id > ?"
-                " order by id",
-                (row_id,),
-            )
+            cursor = self._db.execute(_ROWS, (row_id,))
             for values in cursor:
                 found.append(Row(*values))
-                size += len(found[-1].data)
+                size += raw_bytes(found[-1].data)
                 if size >= bytes_max:
                     break
             cursor.close()
@@ -209,24 +247,49 @@ class Segment:
 
     def size_bytes(self) -> int:
         """Bytes of the file and its log."""
-        log = self.path.with_name(self.path.name + "-wal")
-        return sum(each.stat().st_size for each in (self.path, log) if each.exists())
+        return _size(self.path) + _size(wal_of(self.path))
 
-    def tend(self) -> None:
-        """Copy the log into the file without making an appender wait."""
-        log = self.path.with_name(self.path.name + "-wal")
-        with contextlib.suppress(FileNotFoundError):
-            if log.stat().st_size >= WAL_TEND_BYTES:
-                with translated(self.path):
-                    self._db.execute("pragma wal_checkpoint(passive)").fetchall()
+    def checkpoint(self) -> None:
+        """Copy the log into the file, so that it begins anew.
+
+        1. Most of it is copied while appenders go on.
+        2. They wait a moment for what came meanwhile to be copied: only when nothing is left can the log begin anew.
+        """
+        with translated(self.path):
+            self._db.execute("pragma wal_checkpoint(passive)").fetchall()
+            self._db.execute("pragma wal_checkpoint(restart)").fetchall()
 
     def close(self) -> None:
         self._db.close()
 
-    def _meta(self, key: str) -> int:
-        return self._number("select value from meta where key = ?", key) or 0
+    def _current_heads(self) -> dict[int, int]:
+        """Inside a transaction: heads, read only if another connection committed since. Raises Sealed."""
+        if self._db.data_version() != self._version:
+            if self._number("select value from meta where key = 'sealed'"):
+                raise Sealed
+            self._heads = self._read_heads()
+        return self._heads
 
-    def _number(self, statement: str, *values: int | str) -> int | None:
+    def _read_heads(self) -> dict[int, int]:
+        newest = "select base_offset + count from batches where partition = ? order by base_offset desc limit 1"
+        return {partition: self._number(newest, partition) or start for partition, start in self.starts.items()}
+
+    def _first_row(self, partition: int, position: int) -> int | None:
+        return self._number(
+            "select id from batches where partition = ?1 and base_offset + count > ?2 and base_offset >= coalesce("
+            "(select max(base_offset) from batches where partition = ?1 and base_offset <= ?2), 0)"
+            " order by base_offset limit 1",
+            partition,
+            position,
+        )
+
+    def _roll_back(self) -> None:
+        self._version = -1
+        with contextlib.suppress(apsw.Error):  # the first error is the one to tell
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+
+    def _number(self, statement: str, *values: int) -> int | None:
         """The statement's one integer, None without a row."""
         row: Any = self._db.execute(statement, values).fetchone()
         return None if row is None or row[0] is None else int(row[0])
@@ -237,11 +300,35 @@ def _pairs(cursor: apsw.Cursor) -> dict[int, int]:
     return dict(rows)
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def tend(path: Path) -> None:
+    """Copy a write-ahead log that has grown long into its file."""
+    if _size(wal_of(path)) < WAL_TEND_BYTES:
+        return
+    with contextlib.suppress(Gone):
+        segment = Segment(path)
+        try:
+            segment.checkpoint()
+        finally:
+            segment.close()
+
+
 def delete(path: Path) -> None:
-    """Remove a segment's files."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    sync_folder(path.parent)
+    """Remove a segment's files, the file before its log: who finds the file after opening the log has the true log."""
+    with translated(path):
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -254,33 +341,27 @@ def sync_folder(folder: Path) -> None:
 
 
 class Positions:
-    """`groups.db`: who reads durably, and how far."""
+    """`groups.db`: who reads durably, and how far. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.RLock()
+        if not path.exists():
+            _make(path, _GROUPS, {})
         with translated(path):
-            self._db = connect(path, create=True)
+            self._db = connect(path)
             self._db.execute("pragma wal_autocheckpoint=1000").fetchall()
-            self._db.execute(
-                "create table if not exists registered(grp text, topic text, primary key(grp, topic)) without rowid;"
-                "create table if not exists positions(grp text, topic text, partition integer,"
-                " position integer not null, primary key(grp, topic, partition)) without rowid"
-            )
 
     def register(self, group: str, topic: str) -> None:
-        with translated(self.path):
+        with self._lock, translated(self.path):
             known = self._db.execute("select 1 from registered where grp = ? and topic = ?", (group, topic)).fetchone()
             if known is None:
                 self._db.execute("insert or ignore into registered values(?, ?)", (group, topic))
 
-    def groups(self, topic: str) -> list[str]:
-        with translated(self.path):
-            return [row[0] for row in self._db.execute("select grp from registered where topic = ?", (topic,))]
-
     def commit(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """Never lowered: a stale reader's commit changes nothing."""
         rows = [(group, topic, partition, position) for (topic, partition), position in positions.items()]
-        with translated(self.path), self._db:
+        with self._lock, translated(self.path), self._db:
             self._db.executemany(
                 "insert into positions values(?, ?, ?, ?) on conflict do update"
                 " set position = max(position, excluded.position)",
@@ -288,12 +369,37 @@ class Positions:
             )
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        with translated(self.path):
+        with self._lock, translated(self.path):
             return _pairs(
                 self._db.execute(
                     "select partition, position from positions where grp = ? and topic = ?", (group, topic)
                 )
             )
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No group registers meanwhile: what nobody needs now, nobody needs at the end."""
+        with self._lock, translated(self.path):
+            self._db.execute("begin immediate")
+            try:
+                yield
+            finally:
+                self._db.execute("rollback")
+
+    def needed_from(self, topic: str) -> dict[int, int] | None:
+        """Per partition, the least position that a registered group has yet to read (0 if it is not here); None without
+        any group."""
+        with self._lock, translated(self.path):
+            rows: Any = self._db.execute(
+                "select partition, min(position), count(*) from positions where topic = ?1"
+                " and grp in (select grp from registered where topic = ?1) group by partition",
+                (topic,),
+            ).fetchall()
+            groups: Any = self._db.execute("select count(*) from registered where topic = ?", (topic,)).fetchone()
+        if not groups[0]:
+            return None
+        return {partition: position for partition, position, readers in rows if readers == groups[0]}
+
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()

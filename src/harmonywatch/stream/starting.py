@@ -1,13 +1,43 @@
-"""Where a reader begins, said once for every adapter."""
+"""What every adapter asks of names, sizes and beginnings, said once."""
 
 from __future__ import annotations
 
-from harmonywatch.stream.contract import Batch, PositionLost, Start, Stream, TopicPartition
+import re
+from collections.abc import Mapping, Sequence
+
+from harmonywatch.stream.contract import (
+    RECORD_BYTES_MAX,
+    Batch,
+    PositionLost,
+    RecordTooLarge,
+    Start,
+    Stream,
+    TopicPartition,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
 
 
 def matches(topic: str, topics: str | tuple[str, ...]) -> bool:
-    """Whether a reader of `topics` (names, or a prefix that ends in a dot) reads `topic`."""
-    return topic.startswith(topics) if isinstance(topics, str) else topic in topics
+    """Whether a reader of `topics` (names, or prefixes that end in a dot) reads `topic`."""
+    wanted = (topics,) if isinstance(topics, str) else topics
+    return any(topic.startswith(name) if name.endswith(".") else topic == name for name in wanted)
+
+
+def check_topic(topic: str, partitions: int) -> None:
+    """Names that are legal on every engine, and safe as the name of a folder. Raises ValueError."""
+    if not _NAME.fullmatch(topic):
+        raise ValueError(f"{topic!r} is no name for a topic: 1 to 200 letters, digits, dots, hyphens, underscores")
+    if partitions < 1:
+        raise ValueError(f"a topic of {partitions} partitions")
+
+
+def check_sizes(topic: str, records: Mapping[int, Sequence[bytes]]) -> None:
+    """Raises RecordTooLarge."""
+    for values in records.values():
+        largest = max(map(len, values), default=0)
+        if largest > RECORD_BYTES_MAX:
+            raise RecordTooLarge(topic, largest)
 
 
 def begin(stream: Stream, at: TopicPartition, group: str | None, start: Start | None) -> int:
