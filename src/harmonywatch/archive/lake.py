@@ -131,6 +131,7 @@ class Lake:
             self._make(self.where(force, table), table, mark)
             found = self.open(force, table)
             assert found is not None, "a table that was just made"
+            found.sync_birth()
         stands = found.mark()
         if stands.stream_id != mark.stream_id:
             raise StreamReset(stands.stream_id, mark.stream_id, found.where)
@@ -262,6 +263,11 @@ class LakeTable:
         self._sync_log_since(seen)
         if self.version % REOPEN_COMMITS == 0:
             self.checkpoint()
+
+    def sync_birth(self) -> None:
+        """The table's first entry, and the names of its folders, survive a power failure."""
+        for path in (f"_delta_log/{0:020}.json", "_delta_log", ".", "..", "../.."):
+            self.shelf.sync(path)
 
     def _sync_log_since(self, seen: int) -> None:
         """Read on to the newest version; every entry after `seen`, ours among them, survives a power failure."""

@@ -97,7 +97,14 @@ class RepeatIndex:
         return sum(len(run.key) for runs in self._hours.values() for run in runs)
 
     def judge(self, batch: Batch) -> tuple[Flags, Flags]:
-        """(repeat, conflict) of each record. Changes nothing."""
+        """(repeat, conflict) of each record. Remembers nothing; hours that have passed the window are forgotten."""
+        repeat, conflict = np.zeros(len(batch.known), np.bool_), np.zeros(len(batch.known), np.bool_)
+        if batch.known.any():
+            self._forget(int(np.median(batch.received_us)))
+            repeat[batch.known], conflict[batch.known] = self._judge_known(batch.take(batch.known))
+        return repeat, conflict
+
+    def _judge_known(self, batch: Batch) -> tuple[Flags, Flags]:
         key, content = batch.keys(), batch.content
         order = np.argsort(key, kind="stable")
         known, same = np.zeros(len(key), np.bool_), np.zeros(len(key), np.bool_)
@@ -107,8 +114,8 @@ class RepeatIndex:
                 known[order] |= here
                 same[order] |= pair
         known_within, same_within = _within(key, content)
-        repeat = batch.known & (same | same_within)
-        return repeat, batch.known & (known | known_within) & ~repeat
+        repeat = same | same_within
+        return repeat, (known | known_within) & ~repeat
 
     def add(self, batch: Batch) -> None:
         """Remember committed records (repeats left out: the first occurrence counts), and forget old hours."""

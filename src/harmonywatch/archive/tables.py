@@ -269,7 +269,7 @@ def _hashes_of_reports(table: pa.Table, partition: Ints) -> Hashes:
 def _hashes_of_alerts(table: pa.Table, partition: Ints) -> Hashes:
     """An alert is its id: same id, same alert. Few enough to be hashed one by one."""
     identifiers: list[Any] = table["alert_id"].to_pylist()
-    ids = [xxhash.xxh3_64_intdigest(each) for each in identifiers]
+    ids = [xxhash.xxh3_64_intdigest(each.encode()) for each in identifiers]
     return Hashes(
         np.array(ids, np.uint64).view(np.int64),
         np.zeros(len(ids), np.int64),
