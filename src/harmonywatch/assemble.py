@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import json
 import secrets
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -232,6 +233,22 @@ def opened_stream(settings: Settings, force: str | None) -> Iterator[Stream]:
         stream.close()
 
 
+def alerts_of(stream: Stream, force: str | None, since: datetime | None) -> Iterator[Any]:
+    """Alerts as the command line lists them."""
+    from harmonywatch.dispatch.listing import list_alerts
+
+    return list_alerts(stream, force, since)
+
+
+def incidents_of(settings: Settings, force: str | None, since: datetime | None) -> Iterator[Any]:
+    """Incidents as the command line lists them. The store is opened for the question: a console that nobody asks need
+    not carry it."""
+    from harmonywatch.dispatch.listing import list_incidents
+
+    with opened_incidents(settings, force) as store:
+        yield from list_incidents(store, force, since)
+
+
 def _check_force(settings: Settings, force: str | None) -> None:
     """A force that was named must be there: silence about a misspelt one would look like peace."""
     door = open_door(settings)
@@ -392,7 +409,7 @@ def target(text: str, url: str, ca: str | None) -> Target:
     return Target(force, url, key, ca)
 
 
-def health_of_services(settings: Settings, timeout_s: float = 2.0) -> dict[str, list[str]]:
+def health_of_services(settings: Settings, timeout_s: float = 2.0, besides: str = "") -> dict[str, list[str]]:
     """By service: why it is not ready ([] = ready), asked at its own operations port."""
     from harmonywatch.supervisor import SERVICES
 
@@ -400,12 +417,18 @@ def health_of_services(settings: Settings, timeout_s: float = 2.0) -> dict[str, 
     return {
         service: _why_not_ready(found[service], timeout_s) if service in found else ["not running"]
         for service in SERVICES
+        if service != besides
     }
 
 
 def _why_not_ready(note: dict[str, Any], timeout_s: float) -> list[str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{note['ops_port']}/readyz", timeout=timeout_s):
+        scheme = "https" if note.get("tls") else "http"
+        # our own port on the loopback: who answers there is not in doubt, and the certificate names another host
+        trust = ssl._create_unverified_context() if note.get("tls") else None
+        with urllib.request.urlopen(
+            f"{scheme}://127.0.0.1:{note['ops_port']}/readyz", timeout=timeout_s, context=trust
+        ):
             return []
     except urllib.error.HTTPError as error:
         with error:

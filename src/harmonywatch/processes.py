@@ -147,6 +147,36 @@ def _archive(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
+def _console(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.console.server import ConsoleParts, serve_console
+    from harmonywatch.registry.keyring import KeyringCache
+
+    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
+    keys = KeyringCache(door, assemble.CLOCK)
+    keys.start()
+    parts = ConsoleParts(
+        settings=settings.console,
+        stream=stream,
+        keys=keys,
+        telemetry=Telemetry("console"),
+        clock=assemble.CLOCK,
+        alerts=lambda force, since: assemble.alerts_of(stream, force, since),
+        incidents=lambda force, since: assemble.incidents_of(settings, force, since),
+        health=lambda: assemble.health_of_services(settings, besides="console"),
+    )
+
+    def bound(port: int) -> None:
+        note_place(settings.folder, "console", port=port, ops_port=port, tls=bool(settings.console.tls_cert))
+        structlog.get_logger().info("listening", host=settings.console.host, port=port)
+
+    try:
+        _serve(lambda asked: serve_console(parts, asked, bound), stop)
+    finally:
+        keys.close()
+        door.close()
+        stream.close()
+
+
 def _keep_stream(stream: Stream, stop: Stop) -> None:
     """Retention and upkeep, where the stream is ours to keep (a broker keeps itself)."""
     sweep = getattr(stream, "sweep", None)
@@ -247,5 +277,6 @@ RUN: dict[str, Callable[[Settings, Stop], None]] = {
     "gateway": _gateway,
     "alerting": _alerting,
     "dispatch": _dispatch,
+    "console": _console,
     "archive": _archive,
 }
