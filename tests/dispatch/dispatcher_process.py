@@ -1,0 +1,42 @@
+"""A real dispatcher as a process: `dispatcher_process.py FOLDER`; says `ready`, ends when its input does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from dispatch_parts import PaperDesk
+
+from harmonywatch.clock import SystemClock
+from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
+from harmonywatch.dispatch.store import open_incidents
+from harmonywatch.report.topics import ALERTS
+from harmonywatch.settings import DispatchSettings, StreamSettings
+from harmonywatch.stream.follow import follow
+from harmonywatch.stream.sqlite import SqliteStream
+from harmonywatch.telemetry import Telemetry
+
+
+def main(folder: Path) -> None:
+    clock = SystemClock()
+    stream = SqliteStream(folder / "stream", StreamSettings(), clock)
+    store = open_incidents(f"sqlite:///{folder / 'incidents.db'}", DispatchSettings())
+    dispatcher = Dispatcher(DispatchParts(store, stream, PaperDesk(), clock, Telemetry("dispatch")))
+    stop = threading.Event()
+
+    def end() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=end, daemon=True).start()
+    reader = stream.reader(ALERTS, group="dispatch", start=dispatcher.start)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    follow(reader, dispatcher, clock=clock, stop=stop)
+    store.close()
+    stream.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
