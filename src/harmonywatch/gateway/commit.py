@@ -3,21 +3,20 @@
 One `Committer` a topic, with a thread of its own, because an append waits for a disk:
 
 1. the event loop hands over a request's records with `submit`, which never waits;
-2. the thread takes all that waits, up to GROUP_BYTES_MAX, after lingering a moment if commits are frequent;
+2. the thread takes all that waits, up to GROUP_BYTES_MAX;
 3. one `stream.append` makes the group durable, whole or not at all;
 4. one call into the event loop settles every request of the group: done, or the stream's error.
 
 A crash before 4 leaves records that nobody was told of: the senders send again, and the repeat is recognised. While a
-group waits for the disk the next one gathers, so groups grow with the load by themselves.
+group waits for the disk the next one gathers, so groups grow with the load by themselves; `company.py` lets requests
+come together even before that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -38,22 +37,17 @@ class _Waiting(NamedTuple):
     settled: asyncio.Future[None]
 
 
-@dataclass(frozen=True, slots=True)
-class CommitTerms:
-    """`linger_s`: how long a group waits for company when the last one ended less than as long ago; `on_broken`: called
-    in the event loop when the stream can no longer be trusted."""
-
-    linger_s: float
-    on_broken: Callable[[BaseException], None]
+OnBroken = Callable[[BaseException], None]
+"""Called in the event loop when the stream can no longer be trusted: the process must stop."""
 
 
 class Commits:
     """The committers of all topics, made when first needed. Used from the event loop."""
 
-    def __init__(self, stream: Stream, clock: Clock, terms: CommitTerms) -> None:
+    def __init__(self, stream: Stream, clock: Clock, on_broken: OnBroken) -> None:
         self._stream = stream
         self._clock = clock
-        self._terms = terms
+        self._on_broken = on_broken
         self._committers: dict[str, Committer] = {}
 
     async def append(
@@ -65,7 +59,9 @@ class Commits:
         """
         committer = self._committers.get(topic)
         if committer is None:
-            committer = self._committers[topic] = Committer(self._stream, topic, partitions, self._clock, self._terms)
+            committer = self._committers[topic] = Committer(
+                self._stream, topic, partitions, self._clock, self._on_broken
+            )
             committer.start()
         await committer.submit(records, size_bytes)
 
@@ -82,12 +78,12 @@ class Commits:
 class Committer:
     """The thread that appends to one topic."""
 
-    def __init__(self, stream: Stream, topic: str, partitions: int, clock: Clock, terms: CommitTerms) -> None:
+    def __init__(self, stream: Stream, topic: str, partitions: int, clock: Clock, on_broken: OnBroken) -> None:
         self._stream = stream
         self._topic = topic
         self._partitions = partitions
         self._clock = clock
-        self._terms = terms
+        self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"commit {topic}", daemon=True)
@@ -125,14 +121,10 @@ class Committer:
     # --- in the thread
 
     def _run(self) -> None:
-        ended = 0.0
         held: _Waiting | None = None
         while (first := held or self._queue.get()) is not None:
-            if held is None and self._terms.linger_s and time.monotonic() - ended < self._terms.linger_s:
-                time.sleep(self._terms.linger_s)
             group, held = self._gather(first)
             error = self._append(group)
-            ended = time.monotonic()
             self._loop.call_soon_threadsafe(self._settle, group, error)
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
@@ -186,4 +178,4 @@ class Committer:
             else:
                 waiting.settled.set_exception(error)
         if error is not None and self._broken is not None:
-            self._terms.on_broken(self._broken)
+            self._on_broken(self._broken)

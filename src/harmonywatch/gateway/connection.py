@@ -33,6 +33,7 @@ import httptools
 from harmonywatch.clock import Clock
 from harmonywatch.gateway.answers import Problem, ProblemError, Response, problem_response
 from harmonywatch.gateway.budget import Budget
+from harmonywatch.gateway.company import Company
 
 HEAD_BYTES_MAX = 16 << 10
 HEADERS_MAX = 64
@@ -125,8 +126,8 @@ class Request:
 
 @dataclass(slots=True)
 class Floor:
-    """What all connections share. `answer`: the handler; `arriving`: budget of bodies; `on_bug`: told of what a handler
-    should not have raised."""
+    """What all connections share. `answer`: the handler; `on_bug`: told of what it should not have raised; `arriving`:
+    budget of bodies."""
 
     answer: Callable[[Request], Awaitable[Response]]
     on_bug: Callable[[BaseException], None]
@@ -134,6 +135,7 @@ class Floor:
     connections_max: int
     arriving: Budget
     clock: Clock
+    company: Company
     connections: set[Connection] = field(default_factory=set)
     draining: bool = False
     date: bytes = b""
@@ -383,7 +385,11 @@ class Connection(asyncio.Protocol):
             self._leave()
             return
         self._current = following
-        self._task = self._loop.create_task(self._handle(following))
+        self.floor.company.join(self._begin)
+
+    def _begin(self) -> None:
+        assert self._current is not None
+        self._task = self._loop.create_task(self._handle(self._current))
         self._task.add_done_callback(self._answered)
 
     async def _handle(self, request: Request) -> Response:

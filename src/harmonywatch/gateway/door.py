@@ -64,7 +64,8 @@ RETRY_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class GatewayParts:
-    """What the gateway is made of. `partitions`: of a force's topics (asked in a thread, once a force); `readiness`:
+    """What the gateway is made of. `partitions`: of a force's topics (asked in a
+    thread, once a force; LookupError: not made yet); `readiness`:
     reasons from outside this room, asked in a thread (archive lag, age of the keyring); `fresh_id`: draws ids for
     reports and rejects; `report_schema`: JSON Schema of a report."""
 
@@ -195,6 +196,9 @@ class Door:
                 count = await self._beside(self._light, lambda: self._parts.partitions(force))
             except RegistryError as error:
                 raise ProblemError(_registry_problem(error)) from error
+            except LookupError:
+                detail = "the force's topics are not made yet"
+                raise ProblemError(Problem(503, "registry", detail, retry_after_s=RETRY_AFTER_S)) from None
             self._partitions[force] = count
         return count
 

@@ -18,7 +18,8 @@ from typing import Any
 import structlog
 
 from harmonywatch.gateway.budget import Budget
-from harmonywatch.gateway.commit import Commits, CommitTerms
+from harmonywatch.gateway.commit import Commits
+from harmonywatch.gateway.company import Company
 from harmonywatch.gateway.connection import SWEEP_S, Connection, Floor, Limits
 from harmonywatch.gateway.door import Door, GatewayParts
 from harmonywatch.gateway.enrolment import Roll
@@ -55,7 +56,7 @@ async def serve_gateway(parts: GatewayParts, stop: asyncio.Event, on_bound: Call
         broken.append(error)
         stop.set()
 
-    commits = Commits(parts.stream, parts.clock, CommitTerms(LINGER_S, on_broken))
+    commits = Commits(parts.stream, parts.clock, on_broken)
     roll = Roll(parts.enrolment, parts.telemetry)
     door = Door(parts, commits, roll, openapi(parts.report_schema))
     floor = _floor(parts, door)
@@ -108,6 +109,7 @@ def _floor(parts: GatewayParts, door: Door) -> Floor:
         connections_max=max(files - FILES_RESERVED, files // 2),
         arriving=Budget(settings.pending_bytes_max),
         clock=parts.clock,
+        company=Company(LINGER_S),
     )
 
 
