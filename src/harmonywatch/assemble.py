@@ -66,7 +66,6 @@ def expected_errors() -> tuple[type[Exception], ...]:
         ("harmonywatch.analysis.contract", "QueryError"),
         ("harmonywatch.archive.lake", "LakeUnavailable"),
         ("harmonywatch.archive.lake", "KeyChanged"),
-        ("harmonywatch.archive.sealing", "KeyMissing"),
         ("harmonywatch.archive.sealing", "NotSealedHere"),
         ("harmonywatch.dispatch.incident", "IncidentError"),
     )
@@ -115,7 +114,6 @@ def operator_errors() -> tuple[type[Exception], ...]:
         ("harmonywatch.alerting.judge", "RecordTooNew"),
         ("harmonywatch.archive.decoding", "NewerRecord"),
         ("harmonywatch.archive.lake", "KeyChanged"),
-        ("harmonywatch.archive.sealing", "KeyMissing"),
         ("harmonywatch.dispatch.dispatcher", "AlertTooNew"),
     )
     loaded = [getattr(sys.modules[module], name) for module, name in rooms if module in sys.modules]
