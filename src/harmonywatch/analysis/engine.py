@@ -83,6 +83,8 @@ class Engine:
 
     def vet(self, sql: str) -> None:
         """Raises BadQuery unless the text, as the engine itself parses it, is one SELECT over the views."""
+        if "\x00" in sql:
+            raise BadQuery("the query holds the character NUL")
         row = self._connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
         if row is None:
             raise EngineFailed("the engine did not parse the query")

@@ -81,6 +81,8 @@ def _parsed(sql: str) -> exp.Expr:
     if len(statements) > 1:
         raise BadQuery("one SELECT at a time: this is more than one statement")
     query = statements[0]
+    if isinstance(query, exp.Select) and not query.expressions:
+        raise BadQuery("there is nothing to SELECT")
     if not isinstance(query, exp.Select | exp.SetOperation | exp.Values | exp.Subquery):
         raise BadQuery(f"only SELECT is allowed here, not {_verb(sql)}", 1, 1, _verb(sql))
     return query
@@ -105,7 +107,7 @@ def _vet(query: exp.Expr) -> None:
         elif isinstance(node, exp.Into | exp.Command | exp.DDL | exp.DML | exp.Describe | exp.Summarize | exp.Show):
             if not isinstance(node, exp.Query):
                 raise BadQuery(f"{type(node).__name__.upper()} is not allowed: only SELECT is")
-        elif isinstance(node, exp.Anonymous):
+        elif isinstance(node, exp.Func):
             _vet_function(node)
 
 
@@ -125,8 +127,8 @@ def _vet_table(table: exp.Table, ctes: set[str]) -> None:
         raise BadQuery(f"there is no view {table.sql('duckdb')}: there are {', '.join(TABLE_OF_VIEW)}", *_place(source))
 
 
-def _vet_function(node: exp.Anonymous) -> None:
-    name = node.name.lower()
+def _vet_function(node: exp.Func) -> None:
+    name = (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower()
     if refused_function(name):
         raise BadQuery(f"the function {name}() is not allowed in a query", *_place(node))
 

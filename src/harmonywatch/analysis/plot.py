@@ -110,7 +110,7 @@ def _rows(answer: pa.Table) -> list[dict[str, Any]]:
 
 
 def _plain_chart(chart: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    encodings = {name: _channel(channel) for name, channel in chart.items() if name != "mark"}
+    encodings = {name: _channel(name, channel) for name, channel in chart.items() if name != "mark"}
     bands = encodings.get("y", {}).get("type") in ("nominal", "ordinal")
     columns = [encodings[name]["field"] for name in encodings]
     mark: dict[str, Any] = {"type": chart["mark"]}
@@ -123,7 +123,7 @@ def _plain_chart(chart: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def _channel(channel: dict[str, Any]) -> dict[str, Any]:
+def _channel(name: str, channel: dict[str, Any]) -> dict[str, Any]:
     """The header's short forms as Vega-Lite has them."""
     scale: dict[str, Any] = {}
     for short in ("scheme", "domain", "zero"):
@@ -132,7 +132,7 @@ def _channel(channel: dict[str, Any]) -> dict[str, Any]:
     if channel.get("type") == "temporal":
         scale["type"] = "utc"
         channel["axis"] = {"format": "%d %b %H:%M", "labelAngle": -35, "labelOverlap": True}
-    elif channel.get("type") in ("ordinal", "nominal"):
+    elif name == "x" and channel.get("type") in ("ordinal", "nominal"):
         channel["axis"] = {"labelAngle": 0}
     if "format" in channel:
         channel["axis"] = {**channel.get("axis", {}), "format": channel.pop("format")}

@@ -28,6 +28,9 @@ GRACE_S = 0.5
 MEMORY_BESIDE_BYTES = 512 << 20
 """The interpreter, Arrow's buffers and what the engine does not count, beside the engine's own limit."""
 
+ADDRESSES_BESIDE_BYTES = 8 << 30
+"""Reserved but unused addresses of allocators and thread stacks; this limit only stops what grows faster than the watch."""
+
 FILE_BYTES_MAX = 8 << 30
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -42,6 +45,8 @@ def main() -> None:
         return
     job = msgspec.json.decode(line, type=Job)
     os.nice(job.limits.nice)
+    addresses = 2 * bytes_of(job.limits.memory) + ADDRESSES_BESIDE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
     warden = _Warden(job, teller)
     warden.start()
     try:

@@ -6,7 +6,7 @@
 -- chart: {"mark": "bar", "top": 40, "x": {"field": "silent_minutes", "type": "quantitative", "title": "silence (minutes)"},
 -- chart: "y": {"field": "watcher_id", "type": "nominal", "title": "watcher", "sort": "-x"}}
 SELECT watcher_id, max(received_at) AS last_received_at,
-       round(date_diff('second', max(received_at), CAST($until AS TIMESTAMPTZ)) / 60.0, 1) AS silent_minutes
+       round(date_diff('second', max(received_at), CAST($until AS TIMESTAMPTZ)) / 60.0, 2) AS silent_minutes
 FROM reports
 WHERE time >= $since AND time < $until
 GROUP BY watcher_id
