@@ -1,0 +1,26 @@
+"""Systems for these tests: one per file where tests can share it, one of its own where they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from figures import pytest_terminal_summary, tell
+from running_system import System, made, running
+
+__all__ = ["folder_system", "pytest_terminal_summary", "system", "tell"]
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system that is up, shared by the tests of a file; each test adds a force of its own."""
+    with running(tmp_path_factory.mktemp("up") / "data") as system:
+        yield system
+
+
+@pytest.fixture
+def folder_system(tmp_path: Path) -> Iterator[System]:
+    """A system that is not up yet."""
+    with made(tmp_path / "data") as system:
+        yield system
