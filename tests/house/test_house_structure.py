@@ -58,8 +58,7 @@ def test_the_state_database_stays_in_its_rooms() -> None:
         f"{short(path)}:{line} imports {name}"
         for path in sources()
         for name, line in imports_of(path)
-        if (places := ONLY_IN.get(name.split(".")[0]))
-        and not path.relative_to(SOURCE).as_posix().startswith(places)
+        if (places := ONLY_IN.get(name.split(".")[0])) and not path.relative_to(SOURCE).as_posix().startswith(places)
     ]
     assert strays == []
 
@@ -106,7 +105,16 @@ def test_nothing_happens_at_import() -> None:
 
 
 def test_generated_folders_are_not_in_the_repository() -> None:
-    ignored = [".venv/x", "data/x", "demo-data/x", ".hypothesis/x", ".mypy_cache/x", ".ruff_cache/x", "build/x", "dist/x"]
+    ignored = [
+        ".venv/x",
+        "data/x",
+        "demo-data/x",
+        ".hypothesis/x",
+        ".mypy_cache/x",
+        ".ruff_cache/x",
+        "build/x",
+        "dist/x",
+    ]
     ignored += [".pytest_cache/x", ".import_linter_cache/x", "src/harmonywatch/__pycache__/x.pyc"]
     asked = subprocess.run(["git", "check-ignore", *ignored], cwd=ROOT, capture_output=True, text=True, check=False)
     assert asked.stdout.split() == ignored
