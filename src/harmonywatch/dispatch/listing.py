@@ -14,15 +14,18 @@ import heapq
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from harmonywatch.clock import Clock, micros
 from harmonywatch.dispatch.incident import Act, Incident, NotAllowed, Verb
-from harmonywatch.dispatch.store import IncidentStore
 from harmonywatch.dispatch.told import ToldIncident, told, wire
 from harmonywatch.report.topics import ALERTS, DELIVERIES, AlertRecord, DeliveryRecord, force_of, topic_of
 from harmonywatch.stream.contract import Batch, Stream, TopicPartition
+
+if TYPE_CHECKING:  # listing alerts needs no database, and SQLAlchemy would be most of the command's time
+    from harmonywatch.dispatch.store import IncidentStore
 
 REORDER_S = 5.0
 SKEW_S = 5.0
