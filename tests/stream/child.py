@@ -124,7 +124,7 @@ def main() -> None:
     segment.SYNCHRONOUS = chosen.pop("synchronous", segment.SYNCHRONOUS)
     futex = chosen.pop("futex", True)
     stream = SqliteStream(Path(folder), StreamSettings(**chosen), SystemClock(), futex=futex)
-    stream.create_topic(TOPIC, PARTITIONS)
+    stream.create_topic(TOPIC, stream.topics().get(TOPIC, PARTITIONS))
     MODES[mode](stream, *arguments)
 
 

@@ -154,6 +154,7 @@ class Segment:
         self.number = int(path.stem)
         self._heads: dict[int, int] = {}
         self._version = -1
+        self._log_named = False
         try:
             self._db = connect(path)
             self.starts = _pairs(self._db.execute("select partition, position from starts"))
@@ -189,9 +190,10 @@ class Segment:
                 proof = proof_of(partition, base, records, appended_us, framing, data)
                 db.execute(_INSERT, (partition, base, records, appended_us, framing, proof, data))
             db.execute("commit")
+            self._name_log()
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, apsw.Error):
+            if isinstance(error, apsw.Error | OSError):
                 raise translation(error, self.path) from error
             raise
         self._heads, self._version = heads, db.data_version()
@@ -267,7 +269,10 @@ class Segment:
         if self._db.data_version() != self._version:
             if self._number("select value from meta where key = 'sealed'"):
                 raise Sealed
-            self._heads = self._read_heads()
+            heads = self._read_heads()
+            if any(heads[partition] < head for partition, head in self._heads.items()):
+                raise StreamBroken(f"{self.path} ended at {self._heads} and now at {heads}: its log lost records")
+            self._heads = heads
         return self._heads
 
     def _read_heads(self) -> dict[int, int]:
@@ -282,6 +287,15 @@ class Segment:
             partition,
             position,
         )
+
+    def _name_log(self) -> None:
+        """The first commit may have made the log's file, whose name must last too; SQLite lets that fail in silence."""
+        if not self._log_named:
+            try:
+                sync_folder(self.path.parent)
+            except OSError as error:  # whatever it is: the records are committed, so it cannot be "none is"
+                raise StreamBroken(f"{self.path.parent}: {error}") from error
+            self._log_named = True
 
     def _roll_back(self) -> None:
         self._version = -1
