@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,10 @@ DEADLINE_S = 10.0
 
 def make_force(registry: Registry, stream: Stream, force: str) -> None:
     registry.add_force(force, PARTITIONS)
+    make_topics(stream, force)
+
+
+def make_topics(stream: Stream, force: str) -> None:
     for kind in (ALERTS, EVENTS, DELIVERIES):
         stream.create_topic(topic_of(kind, force), PARTITIONS)
 
@@ -108,22 +113,34 @@ class City:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def city(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[City]:
-    yield from build_city(tmp_path, request.param)
+def city(request: pytest.FixtureRequest, tmp_path: Path, made_registry: Path) -> Iterator[City]:
+    yield from build_city(tmp_path, request.param, made_registry)
 
 
 @pytest.fixture
-def quick_city(tmp_path: Path) -> Iterator[City]:
+def quick_city(tmp_path: Path, made_registry: Path) -> Iterator[City]:
     """On the stream in memory, for what does not depend on the stream."""
-    yield from build_city(tmp_path, "memory")
+    yield from build_city(tmp_path, "memory", made_registry)
 
 
-def build_city(folder: Path, engine: str) -> Iterator[City]:
+@pytest.fixture(scope="session")
+def made_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with the two forces, made once: its migrations take longer than most tests."""
+    path = tmp_path_factory.mktemp("made") / "registry.db"
+    registry = open_registry(f"sqlite:///{path}", SystemClock(), "os:test")
+    for force in ("north", "south"):
+        registry.add_force(force, PARTITIONS)
+    registry.close()
+    return path
+
+
+def build_city(folder: Path, engine: str, made_registry: Path) -> Iterator[City]:
     clock = SystemClock()
+    shutil.copy(made_registry, folder / "registry.db")
     registry = open_registry(f"sqlite:///{folder / 'registry.db'}", clock, "os:test")
     stream: Stream = MemoryStream() if engine == "memory" else SqliteStream(folder / "stream", StreamSettings(), clock)
     for force in ("north", "south"):
-        make_force(registry, stream, force)
+        make_topics(stream, force)
     with KeyringCache(registry, clock) as keys:
         parts = ConsoleParts(
             settings=ConsoleSettings(port=0),

@@ -72,6 +72,7 @@ def make_app(parts: ConsoleParts, hub: Hub) -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # citizens' names go nowhere else
     )
     app.state.parts, app.state.hub, app.state.health = parts, hub, _KeptHealth(parts.health, parts.clock)
     answer_with_problems(app)

@@ -27,7 +27,7 @@ from harmonywatch.report.topics import ALERTS, EVENTS
 from harmonywatch.stream.contract import Reader, Stream, TopicPartition
 from harmonywatch.telemetry import Telemetry
 
-POLL_S = 0.2
+POLL_S = 0.1
 TOO_SLOW, REVOKED, STOPPING = "too-slow", "revoked", "stopping"
 
 
