@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 
 from harmonywatch.archive.archiver import Archiver
 from harmonywatch.archive.lake import Lake
+from harmonywatch.archive.tables import Folders
 from harmonywatch.archive.verify import Verdict, Watch, verify
 from harmonywatch.clock import ManualClock, to_wire
 from harmonywatch.report.record import canonical
@@ -82,9 +83,8 @@ class Rig:
 
     def archiver(self) -> Archiver:
         """A new archiver, as a process that has just been started."""
-        archiver = Archiver(
-            self.lake, self.folder / "keys", self.stream.id, self.settings, self.clock, Telemetry("archive")
-        )
+        folders = Folders(self.folder / "keys", self.folder / "index")
+        archiver = Archiver(self.lake, folders, self.stream.id, self.settings, self.clock, Telemetry("archive"))
         for topic in TOPICS:
             for partition in range(self.stream.topics()[topic]):
                 archiver.start(topic, partition)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from harmonywatch.archive.lake import Lake
-from harmonywatch.archive.tables import Intake, open_intake
+from harmonywatch.archive.tables import Folders, Intake, open_intake
 from harmonywatch.clock import Clock, micros
 from harmonywatch.settings import ArchiveSettings
 from harmonywatch.stream.contract import Batch, TopicPartition
@@ -68,19 +67,25 @@ class _Gathering:
 
 
 class Archiver:
-    """See the header. `keys`: the folder of keys. Several archivers may share the topics between them."""
+    """See the header. `stream_id`: of the stream that is read. Several archivers may share the topics between them."""
 
     def __init__(
-        self, lake: Lake, keys: Path, stream_id: str, settings: ArchiveSettings, clock: Clock, telemetry: Telemetry
+        self,
+        lake: Lake,
+        folders: Folders,
+        stream_id: str,
+        settings: ArchiveSettings,
+        clock: Clock,
+        telemetry: Telemetry,
     ) -> None:
-        self._lake, self._keys, self._stream_id = lake, keys, stream_id
+        self._lake, self._folders, self._stream_id = lake, folders, stream_id
         self._settings, self._clock, self._telemetry = settings, clock, telemetry
         self._topics: dict[str, _Gathering] = {}
 
     def start(self, topic: str, partition: int) -> int:
         """The lake's position. Raises StreamReset, KeyChanged, LakeUnavailable, OSError."""
         if topic not in self._topics:
-            intake = open_intake(topic, self._lake, self._keys, self._stream_id, self._settings)
+            intake = open_intake(topic, self._lake, self._folders, self._stream_id, self._settings)
             self._topics[topic] = _Gathering(intake)
         gathering, at = self._topics[topic], TopicPartition(topic, partition)
         position = gathering.intake.position(partition)

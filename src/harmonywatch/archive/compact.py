@@ -99,6 +99,7 @@ def _merge(table: LakeTable, old: list[DataFile]) -> bool:
         return False
     schema = TABLES[table.name]
     new = table.shelf.write(old[0].day, _row_groups(table.shelf, old, schema), schema)
+    pa.default_memory_pool().release_unused()
     if new.rows != sum(file.rows for file in old):
         table.shelf.remove(new.path)
         raise AssertionError(f"{table.where}: merged {new.rows} rows of {sum(file.rows for file in old)}")
@@ -119,11 +120,11 @@ def _row_groups(shelf: Shelf, files: Sequence[DataFile], schema: pa.Schema) -> I
             gathered.append(_with_all(pa.table(batch), stored))
             rows += batch.num_rows
             if rows >= ROW_GROUP_ROWS:
-                whole = pa.concat_tables(gathered).combine_chunks()
+                whole = pa.concat_tables(gathered)
                 yield whole.slice(0, ROW_GROUP_ROWS)
                 gathered, rows = [whole.slice(ROW_GROUP_ROWS)], rows - ROW_GROUP_ROWS
     if rows:
-        yield pa.concat_tables(gathered).combine_chunks()
+        yield pa.concat_tables(gathered)
 
 
 def _with_all(table: pa.Table, fields: Sequence[pa.Field[Any]]) -> pa.Table:

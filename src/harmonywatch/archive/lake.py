@@ -142,10 +142,19 @@ class Lake:
     def _make(self, where: str, table: str, mark: Mark) -> None:
         if not self._remote:
             Path(where).mkdir(parents=True, exist_ok=True)
+        try:
+            self._make_first(where, table, mark)
+        except DeltaError as error:  # somebody may have been first: then theirs stands
+            if not DeltaTable.is_deltatable(where, storage_options=self._options or None):
+                raise LakeUnavailable(f"{where}: {error}") from error
+
+    def _make_first(self, where: str, table: str, mark: Mark) -> None:
+        """Version 0 or nothing: with retries, delta-rs would make the loser version 1, and its mark would win."""
         DeltaTable.create(
             where,
             TABLES[table],
-            mode="ignore",
+            mode="error",
+            commit_properties=CommitProperties(max_commit_retries=0),
             partition_by=[PARTITION_BY],
             description=json.dumps({"stream_id": mark.stream_id, "key_check": mark.key_check}),
             configuration={

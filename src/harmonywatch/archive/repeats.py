@@ -15,6 +15,7 @@ window, not its extremes.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,16 +83,13 @@ class _Run:
 
 
 class RepeatIndex:
-    """The committed records of one topic within the window. `folder`: where big runs may be spilled; emptied first."""
+    """The committed records of one topic within the window. `folder`: where big runs may be spilled, in files without a
+    name, so that no crash leaves any behind; None = all in memory."""
 
     def __init__(self, window_s: float, folder: Path | None = None) -> None:
         self._window_us = int(window_s * 1_000_000)
         self._hours: dict[int, list[_Run]] = {}
         self._folder = folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("run-*.npy"):
-                old.unlink()
 
     def __len__(self) -> int:
         return sum(len(run.key) for runs in self._hours.values() for run in runs)
@@ -134,15 +132,17 @@ class RepeatIndex:
         while runs and len(runs[-1].key) <= 2 * len(run.key):
             last = runs.pop()
             run = _sorted(np.concatenate([last.key, run.key]), np.concatenate([last.content, run.content]))
-        runs.append(self._spilled(hour, run))
+        runs.append(self._spilled(run))
 
-    def _spilled(self, hour: int, run: _Run) -> _Run:
+    def _spilled(self, run: _Run) -> _Run:
         if self._folder is None or len(run.key) < SPILL_ROWS:
             return run
-        path = self._folder / f"run-{hour}-{len(run.key)}.npy"
-        np.save(path, np.stack([run.key, run.content]))
-        mapped = np.load(path, mmap_mode="r")
-        path.unlink()  # the mapping keeps it; a crash leaves nothing behind
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            for column in (run.key, run.content):
+                file.write(column.data)
+            file.flush()
+            mapped: Ints = np.memmap(file, np.int64, "r", shape=(2, len(run.key)))
         return _Run(mapped[0], mapped[1])
 
     def _forget(self, now_us: int) -> None:

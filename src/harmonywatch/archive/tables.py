@@ -52,6 +52,14 @@ TABLE_OF = {topics.REPORTS: REPORTS, topics.ALERTS: ALERTS, topics.REJECTS: REJE
 
 
 @dataclass(frozen=True, slots=True)
+class Folders:
+    """`keys`: the forces' keys. `index`: where big parts of the index of repeats may lie, None = in memory."""
+
+    keys: Path
+    index: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """What a `store` did, in records."""
 
@@ -87,9 +95,9 @@ class Intake:
     Raises StreamReset, KeyChanged, LakeUnavailable, OSError.
     """
 
-    def __init__(self, topic: str, lake: Lake, keys: Path, stream_id: str) -> None:
+    def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str) -> None:
         self.topic, self.force = topic, force_of(topic)
-        self.sealer: Sealer = open_sealer(keys, self.force)
+        self.sealer: Sealer = open_sealer(folders.keys, self.force)
         self._lake, self._mark = lake, Mark(stream_id, self.sealer.check_value())
         self.table: LakeTable = lake.create(self.force, TABLE_OF[topic.split(".")[0] + "."], self._mark)
 
@@ -174,9 +182,9 @@ class ReportIntake(Intake):
 
     form = REPORT
 
-    def __init__(self, topic: str, lake: Lake, keys: Path, stream_id: str, settings: ArchiveSettings) -> None:
-        super().__init__(topic, lake, keys, stream_id)
-        self._memory = _Memory(self.table, settings.repeat_window_s, _hashes_of_reports)
+    def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str, settings: ArchiveSettings) -> None:
+        super().__init__(topic, lake, folders, stream_id)
+        self._memory = _Memory(self.table, settings.repeat_window_s, _hashes_of_reports, folders.index)
 
     def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
         partition, offset = gathered.partition[decoded.index], gathered.offset[decoded.index]
@@ -192,9 +200,11 @@ class AlertIntake(Intake):
 
     form = ALERT
 
-    def __init__(self, topic: str, lake: Lake, keys: Path, stream_id: str, settings: ArchiveSettings) -> None:
-        super().__init__(topic, lake, keys, stream_id)
-        self._memory = _Memory(self.table, max(settings.repeat_window_s, REMEMBER_ALERTS_S), _hashes_of_alerts)
+    def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str, settings: ArchiveSettings) -> None:
+        super().__init__(topic, lake, folders, stream_id)
+        self._memory = _Memory(
+            self.table, max(settings.repeat_window_s, REMEMBER_ALERTS_S), _hashes_of_alerts, folders.index
+        )
 
     def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
         partition, offset = gathered.partition[decoded.index], gathered.offset[decoded.index]
@@ -218,8 +228,10 @@ class RejectIntake(Intake):
 class _Memory:
     """A RepeatIndex that is filled from the table when it is first asked, and takes in only what was committed."""
 
-    def __init__(self, table: LakeTable, window_s: float, hashes: Callable[[pa.Table, Ints], Hashes]) -> None:
-        self._table, self._window_s, self._hashes = table, window_s, hashes
+    def __init__(
+        self, table: LakeTable, window_s: float, hashes: Callable[[pa.Table, Ints], Hashes], folder: Path | None
+    ) -> None:
+        self._table, self._window_s, self._hashes, self._folder = table, window_s, hashes, folder
         self._index: RepeatIndex | None = None
         self._waiting: Hashes | None = None
 
@@ -240,7 +252,7 @@ class _Memory:
 
     def _rebuilt(self, received_us: Ints) -> RepeatIndex:
         """From the rows of the window that are no repeats themselves, as of the version the positions were read from."""
-        index = RepeatIndex(self._window_s)
+        index = RepeatIndex(self._window_s, self._folder)
         window_us = int(self._window_s * 1_000_000)
         since_us = max(int(received_us.min()), int(np.median(received_us)) - window_us) - window_us
         columns = ["alert_id", "identity", "content", "partition", "received_at", "repeat"]
@@ -279,11 +291,11 @@ def _hashes_of_alerts(table: pa.Table, partition: Ints) -> Hashes:
     )
 
 
-def open_intake(topic: str, lake: Lake, keys: Path, stream_id: str, settings: ArchiveSettings) -> Intake:
+def open_intake(topic: str, lake: Lake, folders: Folders, stream_id: str, settings: ArchiveSettings) -> Intake:
     """The intake of a topic, by its kind."""
     if topic.startswith(topics.REPORTS):
-        return ReportIntake(topic, lake, keys, stream_id, settings)
+        return ReportIntake(topic, lake, folders, stream_id, settings)
     if topic.startswith(topics.ALERTS):
-        return AlertIntake(topic, lake, keys, stream_id, settings)
+        return AlertIntake(topic, lake, folders, stream_id, settings)
     assert topic.startswith(topics.REJECTS), topic
-    return RejectIntake(topic, lake, keys, stream_id)
+    return RejectIntake(topic, lake, folders, stream_id)
