@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,34 @@ def appends(folder: Path, batch: int, commits: int) -> None:
     stream.close()
 
 
+def upkeep(folder: Path, every_s: float) -> None:
+    """What copying the write-ahead log costs those who commit meanwhile: single reports, unpaced, for 8 s."""
+    stream = SqliteStream(folder / f"upkeep{every_s}", StreamSettings(), SystemClock())
+    stream.create_topic("reports.north", 4)
+    value = record(random.Random(2))
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.wait(every_s):
+            stream.sweep()
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    took, longest = [], 0
+    until = time.monotonic() + 8
+    log = next((folder / f"upkeep{every_s}").glob("topics/*/*.db-wal"))
+    while (began := time.monotonic()) < until:
+        stream.append("reports.north", {len(took) % 4: [value]})
+        took.append(time.monotonic() - began)
+        longest = max(longest, log.stat().st_size)
+    stop.set()
+    sweeper.join()
+    stream.close()
+    click.echo(
+        f"upkeep every {every_s:g} s: {quantiles(took)}, max {max(took) * 1e3:.1f} ms, longest log {longest >> 20} MiB"
+    )
+
+
 FOLLOWER = """
 import sys, time, resource
 from pathlib import Path
@@ -140,6 +169,8 @@ def main() -> None:
         disk(folder)
         for batch, commits in ((1, 2000), (10, 1000), (100, 500), (1000, 100)):
             appends(folder, batch, commits)
+        for every_s in (100.0, 1.0):
+            upkeep(folder, every_s)
         for futex in (True, False):
             follower(folder, futex)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harmonywatch.clock import ManualClock
-from harmonywatch.stream import segment
+from harmonywatch.stream import segment, topiclog
 from harmonywatch.stream.contract import PositionLost, Stream, StreamFull, TopicPartition
 from harmonywatch.stream.sqlite import SqliteStream
 
@@ -150,6 +150,52 @@ def test_a_reader_starts_where_its_partitions_stand_in_different_segments(opened
             1: [],
             2: [b"c%d" % number for number in range(start[2], 2)],
         }
+
+
+def test_a_process_that_slept_through_rolls_and_sweeps_goes_on_at_the_end(
+    tmp_path: Path, opened: Any, clock: ManualClock
+) -> None:
+    sleeper, awake = (opened(clock, segment_bytes=1, retention_s=0.0) for _ in range(2))
+    sleeper.create_topic(TOPIC, 2)
+    sleeper.append(TOPIC, {0: [b"a"]})
+    for _ in range(5):
+        awake.append(TOPIC, {0: [b"b"]})
+        clock.advance(1)
+    assert awake.sweep() > 0
+    kept = segments(tmp_path)
+    assert sleeper.append(TOPIC, {0: [b"c"]}) == {0: 6}
+    assert segments(tmp_path)[: len(kept)] == kept
+    assert awake.append(TOPIC, {0: [b"d"]}) == {0: 7}
+    assert awake.bounds(TOPIC, 0) == sleeper.bounds(TOPIC, 0)
+
+
+def test_a_segment_that_others_deleted_is_not_made_again(
+    tmp_path: Path, opened: Any, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process looks, finds segment 1 the newest and sealed, and sleeps; 2 is made, filled, and swept; it wakes."""
+    sleeper, awake = (opened(clock, segment_bytes=1, retention_s=0.0) for _ in range(2))
+    sleeper.create_topic(TOPIC, 2)
+    sleeper.append(TOPIC, {0: [b"a"]})
+    look, looks = topiclog.segment_paths, [0]
+    sealing = segment.Segment(tmp_path / "stream" / "topics" / TOPIC / "0000000001.db")
+    sealing.seal()
+    sealing.close()
+
+    def look_and_sleep(place: Path) -> list[Path]:
+        found = look(place)
+        looks[0] += 1
+        if looks[0] == 1:
+            monkeypatch.setattr(topiclog, "segment_paths", look)
+            for _ in range(4):
+                awake.append(TOPIC, {0: [b"b"]})
+                clock.advance(1)
+            awake.sweep()
+        return found
+
+    monkeypatch.setattr(topiclog, "segment_paths", look_and_sleep)
+    assert sleeper.append(TOPIC, {0: [b"c"]}) == {0: 5}
+    assert segments(tmp_path)[0] > "0000000002.db"
+    assert sleeper.bounds(TOPIC, 0).earliest > 1
 
 
 def test_drafts_that_a_crash_left_are_cleared_away_when_old(tmp_path: Path, opened: Any) -> None:
