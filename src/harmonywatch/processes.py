@@ -122,10 +122,12 @@ def _dispatch(settings: Settings, stop: Stop) -> None:
 def _archive(settings: Settings, stop: Stop) -> None:
     from harmonywatch.archive.archiver import Archiver
     from harmonywatch.archive.compact import keep_compact
+    from harmonywatch.archive.tables import Folders
 
     os.nice(settings.archive.nice)  # the alert path never waits for the archive (design, guarantee 4)
     stream, telemetry, lake = assemble.open_stream(settings), Telemetry("archive"), assemble.open_lake(settings)
-    handler = Archiver(lake, settings.keys_folder, stream.id, settings.archive, assemble.CLOCK, telemetry)
+    folders = Folders(settings.keys_folder, settings.folder / "archive-index")
+    handler = Archiver(lake, folders, stream.id, settings.archive, assemble.CLOCK, telemetry)
 
     def forces() -> list[str]:
         return [force_of(topic) for topic in stream.topics() if topic.startswith(REPORTS)]

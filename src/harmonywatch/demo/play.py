@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -177,11 +179,8 @@ async def _traffic(stage: Stage, plan: FleetPlan, console: str, key: str) -> Fle
         nonlocal opened
         if kind == "incident" and data.get("kind") == "opened":
             opened += 1
-            incident = data["incident"]
-            where = f"{incident['lat']:.4f}, {incident['lon']:.4f}"
-            stage.say(
-                f"  incident {opened}: {incident['name']} at {where} (force {incident['force']}, {incident['rule']})"
-            )
+            where = f"{data['lat']:.4f}, {data['lon']:.4f}"
+            stage.say(f"  incident {opened}: {data['name']} at {where} (force {data['force']}, {data['rule']})")
 
     def on_progress(tally: Tally) -> None:
         total = plan.reports_total
@@ -191,14 +190,20 @@ async def _traffic(stage: Stage, plan: FleetPlan, console: str, key: str) -> Fle
             f" {tally.refused:,} refused, {opened:,} incidents"
         )
 
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)  # Ctrl-C ends the fleet; the table still follows
     screen = asyncio.create_task(listen(console, key, on_event, listening))
+    screen.add_done_callback(lambda _: ended.set())
     try:
-        return await run_fleet(plan, on_progress)
+        return await run_fleet(plan, on_progress, ended)
     finally:
         await asyncio.sleep(0.5)  # the last alerts are on their way; the table below waits for them properly
         listening.set()
-        screen.cancel()
-        await asyncio.gather(screen, return_exceptions=True)
+        if not screen.done():
+            screen.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await screen
 
 
 def _found(folder: Path, force: str) -> Found:
