@@ -87,12 +87,12 @@ class DispatchSettings(Branch):
 class ArchiveSettings(Branch):
     """Reports to the lake."""
 
-    flush_interval_s: float = Field(8.0, description="a record waits at most this long for its commit, seconds")
+    flush_interval_s: float = Field(10.0, description="a record waits at most this long for its commit, seconds")
     flush_bytes: int = Field(96 << 20, description="bytes of records that make a commit at once")
     repeat_window_s: float = Field(86_400, description="a report sent again within this is recognised, seconds")
-    compact_interval_s: float = Field(600, description="how often small files are merged, seconds; 0 = never")
+    compact_interval_s: float = Field(60, description="how often small files are merged, seconds; 0 = never")
     compact_bytes: int = Field(256 << 20, description="target size of a merged file, bytes")
-    vacuum_s: float = Field(7 * 86_400, description="files out of use are deleted after this, seconds")
+    vacuum_s: float = Field(3600, ge=3600, description="files out of use are deleted after this, seconds")
     nice: int = Field(10, ge=0, le=19, description="priority given up to the alert path")
 
 

@@ -51,10 +51,23 @@ class Plan:
     schema: pa.Schema
 
 
+class Planned(Protocol):
+    """What a catalog answers with: anything that reads like a Plan."""
+
+    @property
+    def files(self) -> list[str]: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+
 class Catalog(Protocol):
     """The lake's files. Reads one snapshot; any thread may call."""
 
-    def plan(self, force: str, table: str, first_day: date | None, last_day: date | None) -> Plan:
+    def plan(self, force: str, table: str, first_day: date | None, last_day: date | None) -> Planned:
         """The files of `table` (reports, alerts or rejects) with first_day <= day <= last_day. No table yet: no files."""
 
 

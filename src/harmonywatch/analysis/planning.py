@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import sqlglot
 from sqlglot import exp
@@ -50,7 +51,8 @@ def plans_of(needs: Needs, catalog: Catalog, force: str) -> dict[str, Plan]:
     plans = {}
     for table, spans in needs.days.items():
         found = [catalog.plan(force, table, span.first, span.last) for span in spans or (NO_DAYS,)]
-        files = [file for plan in found for file in plan.files]
+        # The sandbox works in a folder of its own: a relative path would mean another file there.
+        files = [file if "://" in file else str(Path(file).absolute()) for plan in found for file in plan.files]
         plans[table] = Plan(files, sum(plan.bytes for plan in found), found[0].schema)
     return plans
 

@@ -30,7 +30,7 @@ REFUSED = {
     "getvariable", "glob", "in_search_path", "map_to_pg_oid", "nextval", "obj_description",
     "parse_duckdb_log_message", "query", "query_table", "remap_struct", "session_user", "set_config", "setseed",
     "shobj_description", "sleep_ms", "sniff_csv", "stats", "summary", "timetz_byte_comparable", "txid_current", "user",
-    "vector_type", "version", "write_log", "can_cast_implicitly", "replace_type", "unpivot_list",
+    "vector_type", "version", "current_version", "write_log", "can_cast_implicitly", "replace_type", "unpivot_list",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ One file per force in the folder of keys, `<force>.keys`: JSON, every version of
 The folder has mode 0700, the files 0600. A file appears whole or not at all, fsynced, and is never overwritten: losing
 a key would make every token of the force meaningless, so a table remembers a check value of the key it is written with.
 
-- `citizen` = `v<version>.` + base64url of AES-SIV(identity): deterministic, so it can be joined and counted; it opens
+- `citizen` = `v<version>.` + base64url of AES-SIV(the identity, its kind in one letter): deterministic, so it can be joined and counted; it opens
   again with the key alone (`reveal`), so no table of names exists anywhere.
 - `citizen_sealed` = the name, only where the identity does not hold it (a citizen_id stands beside, or the spelling
   differs from the normalised one). Deterministic too, bound to its token, so that columns of it compress.
@@ -73,7 +73,7 @@ class Sealer:
 
     def _seal(self, name: str, citizen_id: str | None) -> Token:
         identity = identity_of(name, citizen_id)
-        citizen = self._text(identity, self._identity)
+        citizen = self._text(_short(identity), self._identity)
         if citizen_id is None and identity == "name:" + name:
             return citizen, None
         return citizen, self._text(name, self._bound(b"name", citizen.encode()))
@@ -84,7 +84,7 @@ class Sealer:
 
     def reveal(self, citizen: str) -> str:
         """The identity (`id:...` or `name:...`) behind a token. Raises NotSealedHere."""
-        return self._open(citizen, self._identity)
+        return _long(self._open(citizen, self._identity))
 
     def name_of(self, citizen: str, citizen_sealed: str | None) -> str:
         """The name as the watcher spelled it. Raises NotSealedHere."""
@@ -111,6 +111,16 @@ class Sealer:
             return self._ciphers[sealed[0]].decrypt(sealed[1:], self._bound(b"reject", reject_id.encode()))
         except (InvalidTag, KeyError, IndexError, ValueError) as error:
             raise NotSealedHere(f"not bytes sealed for this force ({type(error).__name__})") from None
+
+
+def _short(identity: str) -> str:
+    """An identity as it is sealed: tokens are most of a fresh file of the lake, so each byte of them counts."""
+    kind, _, rest = identity.partition(":")
+    return kind[0] + rest
+
+
+def _long(sealed: str) -> str:
+    return {"n": "name:", "i": "id:"}[sealed[0]] + sealed[1:]
 
 
 def open_sealer(folder: Path, force: str) -> Sealer:

@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from harmonywatch.clock import Clock
-from harmonywatch.stream.contract import ClosedStream, OutcomeUnknown, Stream, StreamBroken, StreamError, StreamFull
+from harmonywatch.stream.contract import ClosedStream, OutcomeUnknown, Stream, StreamBroken, StreamFull
 
 GROUP_BYTES_MAX = 8 << 20
 """Beyond this an append gains nothing more from company, and its requests only wait longer."""
@@ -161,9 +161,9 @@ class Committer:
             return error
         except (OutcomeUnknown, ClosedStream) as error:
             return error
-        except (StreamError, Exception) as error:  # noqa: BLE001  whatever it is, acknowledging on would be a lie
+        except Exception as error:  # noqa: BLE001  whatever it is, acknowledging on would be a lie
             self._broken = error
-            return error
+            return StreamBroken(str(error))
         self._full = None
         return None
 

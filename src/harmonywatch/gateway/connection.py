@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._current: Request | None = None
         self._task: asyncio.Task[Response] | None = None
         self._arriving: Request | None = None
-        self._in_head = False
+        self._in_head = self._head_is_new = False
         self._begun_s = 0.0
         self._deadline_s = NEVER
         self._write_deadline_s = NEVER
@@ -221,14 +221,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf or self._parser is None:
             return
-        fresh = not self._in_head
+        self._head_is_new = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._deaf = True  # its request was queued as the last one
         except httptools.HttpParserError as error:
             self._fail(Problem(400, "not-http", f"not HTTP/1.1: {error}"))
-        if self._in_head and not fresh:  # one header without end is no callback's business
+        if self._in_head and not self._head_is_new:  # one header without end is no callback's business
             self._head_bytes_more += len(data)
             if self._head_bytes_more > HEAD_BYTES_MAX:
                 self._fail(_FLOOD)
@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
     # --- llhttp's callbacks
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._head_is_new = True
         self._url, self._headers, self._ambiguous = b"", {}, ""
         self._header_count = self._head_bytes = self._head_bytes_more = 0
         self._begun_s = self._loop.time()
