@@ -4,8 +4,8 @@ One file per force in the folder of keys, `<force>.keys`: JSON, every version of
 The folder has mode 0700, the files 0600. A file appears whole or not at all, fsynced, and is never overwritten: losing
 a key would make every token of the force meaningless, so a table remembers a check value of the key it is written with.
 
-- `citizen` = `v<version>.` + base64url of AES-SIV(the identity, its kind in one letter): deterministic, so it can be joined and counted; it opens
-  again with the key alone (`reveal`), so no table of names exists anywhere.
+- `citizen` = `v<version>.` + base64url of AES-SIV(the identity, its kind in one letter): deterministic, so it can be
+  joined and counted; it opens again with the key alone (`reveal`), so no table of names exists anywhere.
 - `citizen_sealed` = the name, only where the identity does not hold it (a citizen_id stands beside, or the spelling
   differs from the normalised one). Deterministic too, bound to its token, so that columns of it compress.
 - The bytes of rejects are sealed whole, bound to the reject's id.
