@@ -220,3 +220,22 @@ def test_a_notebook_asks_and_draws(analyst: Analyst, now: datetime, tmp_path: Pa
     assert connection.plot("alerts-by-hour", tmp_path / "a.svg").num_rows == 24
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
     assert connection.cost("SELECT * FROM reports WHERE time < '2026-11-02'").files == 1
+
+
+def test_the_lakes_own_catalog_is_one_and_its_relative_paths_are_found(
+    tmp_path: Path, audit: KeptAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import deltalake
+
+    from harmonywatch.archive.lake import Lake
+
+    monkeypatch.chdir(tmp_path)
+    made = [report(number, 1, datetime(2026, 11, number, tzinfo=UTC)) for number in (1, 2, 3)]
+    table = pa.Table.from_pylist(
+        [{name: row.get(name) for name in TABLES["reports"].names} for row in made], TABLES["reports"]
+    )
+    deltalake.write_deltalake("lake/north/reports", table, partition_by=["day"])
+    analyst = Analyst(Lake("lake"), audit, ManualClock(UNTIL), Limits(nice=0))
+    sql = "SELECT string_agg(report_id, ',' ORDER BY time) AS ids FROM reports WHERE time < '2026-11-03'"
+    assert one(analyst, sql) == "r-1,r-2"
+    assert analyst.cost(sql, "north").files == 2
