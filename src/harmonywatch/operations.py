@@ -110,7 +110,9 @@ def standing(stream: Stream, lake: Lake, clock: Clock, force: str | None) -> Ite
         newest = max((file.received_max_us for file in files if file.received_max_us is not None), default=None)
         yield Standing(
             name,
-            *(_end(stream, topic_of(kind, name)) for kind in (REPORTS, ALERTS, REJECTS)),
+            _end(stream, topic_of(REPORTS, name)),
+            _end(stream, topic_of(ALERTS, name)),
+            _end(stream, topic_of(REJECTS, name)),
             sum(file.size_bytes for file in files),
             None if newest is None else (micros(clock.now()) - newest) / 1e6,
         )
