@@ -198,6 +198,18 @@ def test_a_segment_that_others_deleted_is_not_made_again(
     assert sleeper.bounds(TOPIC, 0).earliest > 1
 
 
+def test_a_poll_takes_little_memory_however_well_the_records_compress(opened: Any) -> None:
+    stream = opened()
+    stream.create_topic(TOPIC, 1)
+    stream.append(TOPIC, {0: [b"x" * (3 << 20)] * 9})
+    reader = stream.reader([TOPIC])
+    polls = []
+    while batches := reader.poll(0.0):
+        polls.append(sum(len(value) for batch in batches for value in batch.values))
+    assert sum(polls) == 9 * (3 << 20)
+    assert max(polls) <= 16 << 20
+
+
 def test_drafts_that_a_crash_left_are_cleared_away_when_old(tmp_path: Path, opened: Any) -> None:
     stream = opened()
     stream.create_topic(TOPIC, 2)
