@@ -188,6 +188,8 @@ class Gateway:
         return values
 
     def metric(self, name: str, **labels: str) -> float:
+        if not self.stopped:
+            self.ask("GET", "/metrics")  # which hands over what was counted
         return self.telemetry.registry.get_sample_value(f"harmonywatch_{name}", labels) or 0.0
 
 

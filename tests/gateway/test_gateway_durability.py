@@ -54,8 +54,7 @@ def test_a_thousand_concurrent_singles_share_commits(held: HeldStream, held_door
 
     async def all_of_them() -> list[bytes]:
         senders = [asyncio.create_task(one(number)) for number in range(500)]
-        while sum(count for _, count in held.appends) < 1:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(eventually, lambda: held.appends)
         held.release.set()
         senders += [asyncio.create_task(one(number)) for number in range(500, 1000)]
         return await asyncio.gather(*senders)

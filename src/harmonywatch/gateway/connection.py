@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -129,7 +129,7 @@ class Floor:
     """What all connections share. `answer`: the handler; `on_bug`: told of what it should not have raised; `arriving`:
     budget of bodies."""
 
-    answer: Callable[[Request], Awaitable[Response]]
+    answer: Callable[[Request], Coroutine[None, None, Response]]
     on_bug: Callable[[BaseException], None]
     limits: Limits
     connections_max: int
@@ -389,11 +389,8 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         assert self._current is not None
-        self._task = self._loop.create_task(self._handle(self._current))
+        self._task = self._loop.create_task(self.floor.answer(self._current))
         self._task.add_done_callback(self._answered)
-
-    async def _handle(self, request: Request) -> Response:
-        return await self.floor.answer(request)
 
     def _answered(self, task: asyncio.Task[Response]) -> None:
         request, self._current, self._task = self._current, None, None

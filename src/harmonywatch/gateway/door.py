@@ -120,9 +120,14 @@ class Door:
             return Response(200, self._openapi)
         if path == "/":
             return Response(200, PAGE, "text/html; charset=utf-8")
+        self.flush()
         answer = await self._beside(self._light, lambda: answer_ops(path, self._parts.telemetry, self.reasons))
         assert answer is not None
         return Response(answer.status, answer.body, answer.content_type)
+
+    def flush(self) -> None:
+        """Make what was counted visible in the metrics."""
+        self._meters.flush()
 
     def reasons(self) -> list[str]:
         """Why reports cannot be taken now; in a thread."""
@@ -138,7 +143,7 @@ class Door:
         media, coding = _types(request)
         packed = await request.body()
         try:
-            raw = await self._unpacked(packed, coding)
+            raw = packed if coding in ("", "identity") else await self._unpacked(packed, coding)
             del packed
             if not self._pending.take(len(raw)):
                 detail = "too many reports wait for the disk"
@@ -149,7 +154,8 @@ class Door:
         except BodyDamagedError as damaged:
             raise ProblemError(Problem(400, "damaged", str(damaged))) from None
         try:
-            terms = Terms(key, force, request.received_at, await self._partitions_of(force), self._parts.fresh_id)
+            partitions = self._partitions.get(force) or await self._partitions_of(force)
+            terms = Terms(key, force, request.received_at, partitions, self._parts.fresh_id)
             admission = await self._admit(raw, media, terms)
             await self._store(admission, terms)
         finally:
@@ -180,8 +186,6 @@ class Door:
 
     async def _unpacked(self, packed: bytes, coding: str) -> bytes:
         most = self._parts.settings.request_bytes_max
-        if coding in ("", "identity"):
-            return unpack(packed, coding, most)
         if len(packed) <= INLINE_BYTES_MAX:
             try:
                 return unpack(packed, coding, min(most, 4 * INLINE_BYTES_MAX))
@@ -190,16 +194,14 @@ class Door:
         return await self._beside(self._heavy, lambda: unpack(packed, coding, most))
 
     async def _partitions_of(self, force: str) -> int:
-        count = self._partitions.get(force)
-        if count is None:
-            try:
-                count = await self._beside(self._light, lambda: self._parts.partitions(force))
-            except RegistryError as error:
-                raise ProblemError(_registry_problem(error)) from error
-            except LookupError:
-                detail = "the force's topics are not made yet"
-                raise ProblemError(Problem(503, "registry", detail, retry_after_s=RETRY_AFTER_S)) from None
-            self._partitions[force] = count
+        try:
+            count = await self._beside(self._light, lambda: self._parts.partitions(force))
+        except RegistryError as error:
+            raise ProblemError(_registry_problem(error)) from error
+        except LookupError:
+            detail = "the force's topics are not made yet"
+            raise ProblemError(Problem(503, "registry", detail, retry_after_s=RETRY_AFTER_S)) from None
+        self._partitions[force] = count
         return count
 
     async def _admit(self, raw: bytes, media: str, terms: Terms) -> Admission:

@@ -64,7 +64,7 @@ async def serve_gateway(parts: GatewayParts, stop: asyncio.Event, on_bound: Call
     server = await _listen(parts.settings, lambda: Connection(floor), tls)
     on_bound(server.sockets[0].getsockname()[1])
     enrolling = asyncio.create_task(roll.run(stop))
-    sweeping = asyncio.create_task(_sweep(floor))
+    sweeping = asyncio.create_task(_sweep(floor, door))
     try:
         await stop.wait()
         server.close()
@@ -73,6 +73,7 @@ async def serve_gateway(parts: GatewayParts, stop: asyncio.Event, on_bound: Call
         sweeping.cancel()
         await commits.close()
         await enrolling
+        door.flush()
         door.close()
     await roll.enrol_waiting()
     if broken:
@@ -118,11 +119,12 @@ def _report_bug(telemetry: Telemetry, error: BaseException) -> None:
     structlog.get_logger().error("a request failed", exc_info=error)
 
 
-async def _sweep(floor: Floor) -> None:
+async def _sweep(floor: Floor, door: Door) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(SWEEP_S)
         floor.sweep(loop.time())
+        door.flush()
 
 
 async def _drain(floor: Floor, drain_s: float) -> None:
