@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from figures import pytest_terminal_summary, tell
-from running_system import System, made, running
+from running_system import QUICK_ARCHIVE, System, made, running
 
 __all__ = ["folder_system", "pytest_terminal_summary", "system", "tell"]
 
@@ -22,5 +22,5 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture
 def folder_system(tmp_path: Path) -> Iterator[System]:
     """A system that is not up yet."""
-    with made(tmp_path / "data") as system:
+    with made(tmp_path / "data", environment=QUICK_ARCHIVE) as system:
         yield system

@@ -32,6 +32,10 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 
+QUICK_ARCHIVE: Mapping[str, str] = {"HARMONYWATCH_ARCHIVE__FLUSH_INTERVAL_S": "1"}
+"""For tests whose point is not when rows appear."""
+
+
 class NotInTime(AssertionError):
     """A condition did not come true before its deadline."""
 
@@ -243,7 +247,7 @@ class System:
             assert row["missing"] == 0 and row["repeated"] == 0, f"lake verify: {row}"
             return row if row["lag"] == 0 and row["accepted"] >= reports else None
 
-        return wait_for(f"{reports} reports of {force} in the lake", archived, deadline_s, 0.2)  # type: ignore[return-value]
+        return wait_for(f"{reports} reports of {force} in the lake", archived, deadline_s, 0.5)  # type: ignore[return-value]
 
     # --- HTTP
 

@@ -134,7 +134,8 @@ def test_alerts_and_incidents_have_the_doors_fields_and_are_visible_within_a_sec
         "Otto Kurz", "new", 1, 1,
     )  # fmt: skip
     assert incident["rule"] == alert["rule"]
-    assert when(incident["opened_at"]) <= when(incident["last_seen_at"])
+    assert when(incident["last_seen_at"]) == when(alert["time"])
+    assert abs(when(incident["opened_at"]) - judged_at) < VISIBLE_S
 
 
 def _shown_in_time(system: System, command: str, force: str, judged_at: float | None) -> Row:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from figures import Tell
-from running_system import System, wait_for
+from running_system import NotInTime, System, wait_for
 from truth_check import check
 
 from harmonywatch.fleet.faults import parse_faults
@@ -25,7 +25,11 @@ MEASURED_S = 10.0
 def test_idle_services_use_less_than_6_percent_of_a_core(system: System, tell: Tell) -> None:
     system.add_force("idle")
     calm_share = IDLE_SHARE_MOST
-    shares = wait_for("a calm stretch", lambda: _calm(system, calm_share), 90, 0.0)
+    seen: list[dict[str, float]] = []
+    try:
+        shares = wait_for("a calm stretch", lambda: _calm(system, calm_share, seen), 60, 0.0)
+    except NotInTime:
+        shares = min(seen, key=lambda each: sum(each.values()))
     total = sum(shares.values())
     shown = ", ".join(f"{service} {share:.2%}" for service, share in shares.items())
     tell(f"idle CPU over {MEASURED_S:g} s: {total:.2%} of a core ({shown})")
@@ -35,12 +39,13 @@ def test_idle_services_use_less_than_6_percent_of_a_core(system: System, tell: T
     assert sum(memory.values()) < PSS_MOST
 
 
-def _calm(system: System, share_most: float) -> dict[str, float] | None:
+def _calm(system: System, share_most: float, seen: list[dict[str, float]]) -> dict[str, float] | None:
     """The share of a core of each process over the next stretch, None while it is still busy with its start."""
     before = system.cpu_s()
     threading.Event().wait(MEASURED_S)  # a measurement takes its time: nothing here is waited for
     after = system.cpu_s()
     shares = {name: (after[name] - before[name]) / MEASURED_S for name in before if name in after}
+    seen.append(shares)
     return shares if sum(shares.values()) < share_most else None
 
 

@@ -34,6 +34,14 @@ class Told:
     unknown_attempts: int = 0
     bad: dict[AlertKey, str] = field(default_factory=dict)
 
+    def add(self, more: Told) -> None:
+        """Take in what another sender was told."""
+        self.attempted |= more.attempted
+        self.acked |= more.acked
+        self.acked_attempts += more.acked_attempts
+        self.unknown_attempts += more.unknown_attempts
+        self.bad |= more.bad
+
     def alerts(self) -> set[AlertKey]:
         """The alerts that must exist."""
         return {key for key in self.bad if key[:2] in self.acked}
@@ -179,16 +187,14 @@ def _expected_incidents(told: Told, alerts: Iterable[AlertKey]) -> dict[str, lis
     return {identity: [len(watchers), len(set(watchers))] for identity, watchers in seen_by.items()}
 
 
-def check(system: System, truth: Path, also: Mapping[str, Iterable[ReportKey]] | None = None) -> Verdict:
+def check(system: System, truth: Path, also: Mapping[str, Told] | None = None) -> Verdict:
     """Wait until the system has caught up (or the deadlines have passed), then compare.
 
-    `also`: reports that others than the fleet sent and saw accepted, by force; none of them has a bad score.
+    `also`: what others than the fleet sent, by force.
     """
     told = read_told(truth)
-    for force, keys in (also or {}).items():
-        told[force].acked.update(keys)
-        told[force].attempted.update(keys)
-        told[force].acked_attempts += len(set(keys))
+    for force, more in (also or {}).items():
+        told[force].add(more)
     caught_up = {force: _wait_archived(system, force) for force in told}
     return Verdict({force: judge(each, _seen(system, force, each, *caught_up[force])) for force, each in told.items()})
 
@@ -200,7 +206,7 @@ def _wait_archived(system: System, force: str) -> tuple[Mapping[str, Any], float
         row, took = system.verified(force), time.monotonic() - began
         if row["lag"] == 0 or took > ARCHIVED_S:
             return row, took
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _seen(system: System, force: str, told: Told, verified: Mapping[str, Any], archived_after_s: float) -> Seen:
