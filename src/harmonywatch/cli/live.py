@@ -96,14 +96,15 @@ def show(shell: Shell, incident_id: str) -> None:
 
 
 def _with_times(entry: dict[str, Any], wire: Any) -> dict[str, Any]:
-    """Microseconds as RFC 3339."""
-    return {
-        (key.removesuffix("_us") + "_at" if key.endswith("_us") and key != "at_us" else key.removesuffix("_us")): (
-            wire(value) if key.endswith("_us") and value is not None else value
-        )
-        for key, value in entry.items()
-        if key != "incident_id"
-    }
+    """Microseconds (`judged_us`, `at_us`, `time_us`) as RFC 3339 (`judged_at`, `at`, `time`)."""
+    told: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key.endswith("_us"):
+            name = key.removesuffix("_us")
+            told[name if name in ("at", "time") else name + "_at"] = None if value is None else wire(value)
+        elif key != "incident_id":
+            told[key] = value
+    return told
 
 
 def _verb(name: str) -> None:
