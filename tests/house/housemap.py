@@ -28,15 +28,15 @@ class Function(NamedTuple):
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    """Every text file of the repository: tracked, or about to be (not ignored)."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split("\0")
-    paths = (ROOT / name for name in listed if name)
+    """Every text file of the repository; of an unpacked archive without git, every one outside of generated folders."""
+    if (ROOT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+        paths = [ROOT / name for name in listed if name]
+    else:
+        places = [ROOT / name for name in (".ci", "bench", "docs", "src", "tests")]
+        paths = [path for place in places for path in place.rglob("*") if "__pycache__" not in path.parts]
+        paths += [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".lock")]
     return tuple(sorted(path for path in paths if path.suffix in TEXT_SUFFIXES and path.is_file()))
 
 

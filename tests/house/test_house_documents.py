@@ -36,6 +36,8 @@ def _calls(line: str) -> Iterator[list[str]]:
     call: list[str] = []
     for word in [*lexer, ";"]:
         if word in _ENDS or set(word) <= set("|&;<>()"):
+            if word[:1] == ">" and call and call[-1].isdigit():
+                call.pop()  # of `2>`
             if call and call[0].removeprefix(".venv/bin/") in ("harmonywatch", "make"):
                 yield [call[0].removeprefix(".venv/bin/"), *call[1:]]
             call = []

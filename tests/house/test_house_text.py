@@ -31,9 +31,6 @@ SLEEPS = {
     "tests/fault/early_ack/sitecustomize.py:write": "the late commit is the fault that is injected",
     "tests/fault/storm.py:kill_in_turn": "not a wait: the moment of the kill is what is drawn",
     "tests/fleet/test_send.py:work": "the gateway stays away for a while: the outage is what is tested",
-    "tests/stream/test_stream_processes.py:test_what_was_acknowledged_survives_kills_of_its_appenders": (
-        "not a wait: the moment of the kill is what is drawn"
-    ),
 }
 """Functions that sleep for another reason, with it."""
 
