@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import getpass
 import json
+import os
 import secrets
 import ssl
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +26,13 @@ from harmonywatch.clock import SystemClock, from_wire, to_wire
 from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError, SchemaTooNew
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
 from harmonywatch.service import places
-from harmonywatch.settings import BadSettings, Settings
+from harmonywatch.settings import BadSettings, Settings, load
 from harmonywatch.stream.contract import Stream, StreamError
 
 if TYPE_CHECKING:
     from harmonywatch.analysis.analyst import Analyst
+    from harmonywatch.analysis.contract import Limits
+    from harmonywatch.analysis.notebook import Connection
     from harmonywatch.archive.compact import Compacted
     from harmonywatch.archive.lake import Lake
     from harmonywatch.archive.rejected import Reject
@@ -302,12 +306,63 @@ def opened_analyst(
 ) -> Iterator[tuple[Analyst, Registry]]:
     """Who answers questions, with the registry that audits them."""
     from harmonywatch.analysis.analyst import Analyst
+
+    with opened_registry(settings, actor) as registry:
+        yield Analyst(open_lake(settings), registry, CLOCK, _limits(settings, deadline_s)), registry
+
+
+def _limits(settings: Settings, deadline_s: float | None = None) -> Limits:
     from harmonywatch.analysis.contract import Limits
 
     asked = settings.analysis
-    limits = Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice)
-    with opened_registry(settings, actor) as registry:
-        yield Analyst(open_lake(settings), registry, CLOCK, limits), registry
+    return Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice)
+
+
+class _AuditOnDemand:
+    """The audit of a program that may live for days: the registry is open only while an entry is written."""
+
+    def __init__(self, settings: Settings, actor: str) -> None:
+        self._settings, self._actor = settings, actor
+
+    def record_audit(
+        self,
+        action: str,
+        force: str | None = None,
+        target: str = "",
+        detail: Mapping[str, object] | None = None,
+        reason: str = "",
+    ) -> int:
+        with opened_registry(self._settings, self._actor) as registry:
+            return registry.record_audit(action, force, target, detail, reason)
+
+
+def connect(force: str | None = None, data: str | Path = "data") -> Connection:
+    """The archive of a force from a notebook or program (docs/how-to/notebooks.md).
+
+    `force`: its name; None = the only one. `data`: the folder that `harmonywatch ... --data` names; the settings of its
+    file and of the environment count as they do there. Works while the services run and while they do not; every query
+    is in the audit under the user of the operating system. Nothing stays open between two queries. Raises BadSettings,
+    NoSuchForce, RegistryError.
+    """
+    from harmonywatch.analysis.analyst import Analyst
+    from harmonywatch.analysis.notebook import Connection
+
+    folder = Path(data).resolve()  # a notebook may change its folder after this
+    settings, _ = load({"data": str(folder)})
+    if not folder.is_dir():
+        raise BadSettings(f"there is no folder {folder}; `data` names the one that holds the archive")
+    with opened_registry(settings, os_user()) as registry:
+        name = chosen_force(registry, force)
+    audit = _AuditOnDemand(settings, os_user())
+    return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings)), name, CLOCK)
+
+
+def os_user() -> str:
+    """Who the audit names when nobody has logged in: the user of the operating system."""
+    try:
+        return "os:" + getpass.getuser()
+    except (KeyError, OSError):
+        return f"os:uid-{os.getuid()}"
 
 
 def drawn(analyst: Analyst, name: str, force: str, arguments: dict[str, str], target: Path) -> int:

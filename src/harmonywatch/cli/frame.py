@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,10 +29,9 @@ class Shell:
     @property
     def actor(self) -> str:
         """Who the audit names: the owner of the shell."""
-        try:
-            return "os:" + getpass.getuser()
-        except (KeyError, OSError):
-            return f"os:uid-{os.getuid()}"
+        from harmonywatch.assemble import os_user
+
+        return os_user()
 
     def say(self, text: str) -> None:
         """For people only: with --json it goes to standard error."""
