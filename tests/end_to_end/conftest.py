@@ -1,4 +1,4 @@
-"""Systems for these tests: one per file where tests can share it, one of its own where they cannot."""
+"""Systems for these tests: one that they share where they can, one of its own where they cannot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from running_system import QUICK_ARCHIVE, System, made, running
 __all__ = ["folder_system", "pytest_terminal_summary", "system", "tell"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system that is up, shared by the tests of a file; each test adds a force of its own."""
+    """A system that is up, shared by these tests; each adds forces of its own, with names of its own."""
     with running(tmp_path_factory.mktemp("up") / "data") as system:
         yield system
 

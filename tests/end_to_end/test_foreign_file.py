@@ -14,7 +14,7 @@ from foreign_file import COMPOSED, ForeignFile, foreign_file
 from running_system import HARMONYWATCH, NotInTime, Row, System, clean_environment, wait_for
 
 QUERYABLE_S = 15.0
-FORCE = "north"
+FORCE = "stranger"
 
 
 @pytest.fixture(scope="module")

@@ -187,16 +187,21 @@ def _expected_incidents(told: Told, alerts: Iterable[AlertKey]) -> dict[str, lis
     return {identity: [len(watchers), len(set(watchers))] for identity, watchers in seen_by.items()}
 
 
-def check(system: System, truth: Path, also: Mapping[str, Told] | None = None) -> Verdict:
+def check(system: System, truth: Path, also: Mapping[str, Told] | None = None, alerted_s: float = ALERTED_S) -> Verdict:
     """Wait until the system has caught up (or the deadlines have passed), then compare.
 
-    `also`: what others than the fleet sent, by force.
+    `also`: what others than the fleet sent, by force; `alerted_s`: how long missing alerts are waited for.
     """
     told = read_told(truth)
     for force, more in (also or {}).items():
         told[force].add(more)
     caught_up = {force: _wait_archived(system, force) for force in told}
-    return Verdict({force: judge(each, _seen(system, force, each, *caught_up[force])) for force, each in told.items()})
+    return Verdict(
+        {
+            force: judge(each, _seen(system, force, _wait_alerts(system, force, len(each.alerts()), alerted_s), proof))
+            for (force, each), proof in zip(told.items(), caught_up.values(), strict=True)
+        }
+    )
 
 
 def _wait_archived(system: System, force: str) -> tuple[Mapping[str, Any], float]:
@@ -209,8 +214,8 @@ def _wait_archived(system: System, force: str) -> tuple[Mapping[str, Any], float
         time.sleep(0.5)
 
 
-def _seen(system: System, force: str, told: Told, verified: Mapping[str, Any], archived_after_s: float) -> Seen:
-    alerts = _wait_alerts(system, force, len(told.alerts()))
+def _seen(system: System, force: str, alerts: list[dict[str, Any]], proof: tuple[Mapping[str, Any], float]) -> Seen:
+    verified, archived_after_s = proof
     reports = system.query("select watcher_id, report_id from reports", force)
     lake_alerts = _wait_lake_alerts(system, force, len({_alert_key(row) for row in alerts}))
     (gaps,) = system.query(
@@ -234,9 +239,9 @@ def _alert_key(row: Mapping[str, Any]) -> AlertKey:
     return row["watcher_id"], row["report_id"], row["place"]
 
 
-def _wait_alerts(system: System, force: str, count: int) -> list[dict[str, Any]]:
+def _wait_alerts(system: System, force: str, count: int, deadline_s: float) -> list[dict[str, Any]]:
     """The alerts of the live path and, so that incidents have had their time, after their last one was counted."""
-    end = time.monotonic() + ALERTED_S
+    end = time.monotonic() + deadline_s
     while True:
         rows = system.run("alerts", "--force", force)
         counted = sum(row["occurrences"] for row in system.run("incidents", "--force", force))

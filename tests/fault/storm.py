@@ -31,6 +31,8 @@ RECOVERY_MOST_S = 5.0
 RESTART_MOST_S = 20.0
 ALL = "all"
 FORCE = "north"
+WATCHERS = 500
+"""So few that each sends twice a second: a report lost between two others leaves a gap in its watcher's sequence."""
 
 
 class Load:
@@ -39,7 +41,9 @@ class Load:
     def __init__(self, system: System, key: str, truth: Path, seed: int, rate: float = FIRST_WAVE_PER_S) -> None:
         target = Target(FORCE, system.url, key)
         self.truth = truth
-        self._plan = FleetPlan(rate=rate, seconds=0, seed=seed, targets=(target,), truth=truth, give_up_s=60)
+        self._plan = FleetPlan(
+            watchers=WATCHERS, rate=rate, seconds=0, seed=seed, targets=(target,), truth=truth, give_up_s=60
+        )
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="load")

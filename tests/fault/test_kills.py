@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 from figures import Tell
-from running_system import System, made, running, wait_for
+from running_system import QUICK_ARCHIVE, System, made, running, wait_for
 from storm import ALL, FORCE, RECOVERY_MOST_S, Kills, Load, Probe, kill_in_turn, load, schedule
 from truth_check import Verdict, check
 
@@ -52,18 +52,15 @@ def test_nothing_is_lost_or_twice_after_kills_of_every_service(tmp_path: Path, s
         system.stop()
 
 
-@pytest.mark.parametrize("service", ["archive", "dispatch"])
-def test_one_service_killed_again_and_again_leaves_no_trace(
-    tmp_path: Path, seed: int, tell: Tell, service: str
-) -> None:
-    """Kills at random moments of its work and of its start: the commit of the archiver, the batches of the dispatcher."""
+def test_one_service_killed_again_and_again_leaves_no_trace(tmp_path: Path, seed: int, tell: Tell) -> None:
+    """Only the archiver, then only the dispatcher, at random moments of commits, batches and starts."""
     random = Random(seed)
     with made(tmp_path / "data", environment={"HARMONYWATCH_ARCHIVE__FLUSH_INTERVAL_S": "0.5"}) as system:
         key = system.add_force(FORCE)
         system.start()
         probe = Probe(system, key)
         with load(system, key, tmp_path / "truth.ndjson", seed) as traffic:
-            kills = kill_in_turn(system, probe, random, [service] * 5)
+            kills = kill_in_turn(system, probe, random, ["archive"] * 4 + ["dispatch"] * 4)
         verdict = check(system, traffic.truth, {FORCE: probe.told()})
         tell(story(seed, kills, traffic, verdict))
         assert verdict.faults() == [], f"seed {seed}"
@@ -77,21 +74,21 @@ def test_the_checker_goes_red_when_the_gateway_acknowledges_before_the_commit(
     launcher = str(Path(__file__).parent / "early_ack")
     search = os.pathsep.join(filter(None, [launcher, os.environ.get("PYTHONPATH")]))
     random = Random(seed)
-    with running(tmp_path / "data", environment={"PYTHONPATH": search}) as system:
+    with running(tmp_path / "data", environment={**QUICK_ARCHIVE, "PYTHONPATH": search}) as system:
         key = system.add_force(FORCE)
         probe = Probe(system, key)
         with load(system, key, tmp_path / "truth.ndjson", seed) as traffic:
             kills = kill_in_turn(system, probe, random, ["gateway", ALL])
-        verdict = check(system, traffic.truth, {FORCE: probe.told()})
+        verdict = check(system, traffic.truth, {FORCE: probe.told()}, alerted_s=3)
         tell(story(seed, kills, traffic, verdict))
         assert verdict.total("lost") > 0, f"seed {seed}: acknowledged before the commit, killed, and nothing was lost"
-        assert verdict.total("twice") == 0
+        assert verdict.total("gaps") > 0, f"seed {seed}: reports were lost, and no watcher's sequence shows it"
 
 
 def test_a_killed_supervisor_takes_its_services_along_and_a_new_one_goes_on(
     tmp_path: Path, seed: int, tell: Tell
 ) -> None:
-    with made(tmp_path / "data") as system:
+    with made(tmp_path / "data", environment=QUICK_ARCHIVE) as system:
         key = system.add_force(FORCE)
         system.start()
         probe = Probe(system, key)

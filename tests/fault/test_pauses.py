@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from figures import Tell
-from running_system import System, made, report, wait_for
+from running_system import QUICK_ARCHIVE, System, made, report, wait_for
 from storm import FIRST_WAVE_PER_S, FORCE, Load, Probe, load
 from truth_check import Told, check
 
@@ -22,7 +22,7 @@ LATE_RISER = Told(attempted={LATE}, acked={LATE}, acked_attempts=1, bad={(*LATE,
 
 def test_alerting_that_stood_still_catches_up_and_misses_nothing(tmp_path: Path, tell: Tell) -> None:
     seed = secrets.randbits(31)
-    with made(tmp_path / "data") as system:
+    with made(tmp_path / "data", environment=QUICK_ARCHIVE) as system:
         key = system.add_force(FORCE)
         system.start()
         probe = Probe(system, key)
