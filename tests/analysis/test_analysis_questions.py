@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import h3
@@ -13,14 +14,11 @@ import sqlglot
 from engine_room import engine_over, rows_of
 from small_lake import START, UNTIL, FolderCatalog, Row
 from sqlglot import exp
-from truth_answers import TRUTH
+from truth_answers import TRUTH, Rounded
 
 from harmonywatch.analysis.contract import TABLES
 from harmonywatch.analysis.engine import Engine
 from harmonywatch.analysis.questions import Question, QuestionError, bound, question, questions, read
-
-ROUNDING = 0.0011
-"""Answers are rounded to three digits, and two roundings of one number may differ in the last."""
 
 NAMES = [each.name for each in questions()]
 
@@ -56,7 +54,7 @@ def test_the_answer_is_that_of_the_ground_truth(
     values = bound(asked, ARGUMENTS[span], UNTIL)
     found = rows_of(engine, asked.sql, values)
     expected = TRUTH[name](rows, values)
-    assert _comparable(found) == [pytest.approx(each, abs=ROUNDING) for each in _comparable(expected)]
+    assert _comparable(found) == _comparable(expected)
     assert bool(expected) == (span != "nothing") or name == "silent-watchers"
 
 
@@ -84,7 +82,14 @@ def test_parameters_change_the_answer_as_they_change_the_truth(
     assert expected
     assert expected != TRUTH[name](rows, bound(asked, {}, UNTIL))
     found = rows_of(engine, asked.sql, values)
-    assert _comparable(found) == [pytest.approx(each, abs=ROUNDING) for each in _comparable(expected)]
+    assert _comparable(found) == _comparable(expected)
+
+
+def test_the_comparison_of_rounded_numbers_can_fail() -> None:
+    third, tie = Rounded(Fraction(1, 3), 3), Rounded(Fraction(1, 16), 3)
+    assert third == 0.333 and not any(third == wrong for wrong in (0.334, 0.332, 0.3333333, None, "0.333", True))
+    assert tie == 0.062 and tie == 0.063 and tie != 0.064
+    assert [{"score": 0.333}] == [{"score": third}] != [{"score": 0.334}]
 
 
 def test_there_is_a_truth_for_every_question_and_a_question_for_every_truth() -> None:

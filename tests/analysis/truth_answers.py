@@ -1,15 +1,17 @@
 """Every saved question answered in plain Python from plain rows, by another way of thinking than the SQL's.
 
 `TRUTH[name](rows, values)` is the list of rows that the question should answer with, in order. `rows` has the lists of
-dicts `reports` (repeats among them), `alerts`, `rejects`; `values` the question's parameters.
+dicts `reports` (repeats among them), `alerts`, `rejects`; `values` the question's parameters. A number that the question
+rounds is `Rounded` here: the exact value, equal to what may be made of it by rounding.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +20,34 @@ import h3
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Equal to a number that is `exact` rounded to so many digits; where it lies just between two, to both of them."""
+
+    exact: Fraction
+    digits: int
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Rounded):
+            return (self.exact, self.digits) == (other.exact, other.digits)
+        if isinstance(other, bool) or not isinstance(other, int | float):
+            return NotImplemented
+        half = Fraction(1, 2 * 10**self.digits)
+        noise = abs(self.exact) / 10**9  # doubles, added up in any order
+        return abs(Fraction(other) - self.exact) <= half + noise and round(other, self.digits) == other
+
+    def units(self) -> int:
+        """The rounded value in units of the last digit, for sorting."""
+        return int(self.exact * 10**self.digits + Fraction(1, 2))
+
+    def __repr__(self) -> str:
+        return f"Rounded({float(self.exact)!r}, {self.digits})"
+
+
+def _ratio(part: int, whole: int, digits: int) -> Rounded:
+    return Rounded(Fraction(part, whole), digits)
 
 
 def _within(rows: Iterable[Row], values: Values, column: str = "time") -> list[Row]:
@@ -47,8 +77,12 @@ def _distinct(rows: Iterable[Row], column: str) -> int:
     return len({row[column] for row in rows if row[column] is not None})
 
 
-def _mean(rows: list[Row]) -> float:
-    return round(math.fsum(row["harmonyscore"] for row in rows) / len(rows), 3)
+def _mean(rows: list[Row]) -> Rounded:
+    return Rounded(sum(Fraction(row["harmonyscore"]) for row in rows) / len(rows), 3)
+
+
+def _lowest(rows: list[Row]) -> Rounded:
+    return Rounded(Fraction(min(row["harmonyscore"] for row in rows)), 3)
 
 
 def _hour(moment: datetime) -> datetime:
@@ -101,18 +135,18 @@ def words_of_low_scores(rows: Rows, values: Values) -> list[Row]:
                 heard[word.lower()].add(key)
     found = [
         {"word": word, "reports": len(keys), "low_reports": len(keys & low),
-         "lift": round((len(keys & low) / len(keys)) / (len(low) / len(reports)), 3)}
+         "lift": _ratio(len(keys & low) * len(reports), len(keys) * len(low), 3)}
         for word, keys in heard.items()
         if len(keys) >= values["least"] and low
     ]  # fmt: skip
-    return sorted(found, key=lambda row: (-row["lift"], -row["reports"], row["word"]))
+    return sorted(found, key=lambda row: (-row["lift"].units(), -row["reports"], row["word"]))
 
 
 def repeat_offenders(rows: Rows, values: Values) -> list[Row]:
     groups = _groups((row for row in _alerts(rows, values) if row["citizen"]), lambda row: row["citizen"])
     found = [
         {"citizen": c, "alerts": len(g), "days": len({row["time"].date() for row in g}), "cells": _distinct(g, "h3"),
-         "watchers": _distinct(g, "watcher_id"), "lowest_score": min(row["harmonyscore"] for row in g),
+         "watchers": _distinct(g, "watcher_id"), "lowest_score": _lowest(g),
          "first_at": min(row["time"] for row in g), "last_at": max(row["time"] for row in g)}
         for c, g in groups.items()
         if len(g) >= values["least"]
@@ -125,7 +159,7 @@ def spread_of_agitation(rows: Rows, values: Values) -> list[Row]:
     found = []
     for (hour, district), g in sorted(groups.items()):
         low = sum(row["harmonyscore"] < values["threshold"] for row in g)
-        share = round(low / len(g), 4)
+        share = _ratio(low, len(g), 4)
         found.append({"hour": hour, "district": district, "sightings": len(g), "low": low, "low_share": share})
     return found
 
@@ -147,7 +181,7 @@ def silent_watchers(rows: Rows, values: Values) -> list[Row]:
         last = max(row["received_at"] for row in g)
         silent_s = _whole_seconds(last, values["until"])
         if silent_s >= values["minutes"] * 60:
-            found.append({"watcher_id": watcher, "last_received_at": last, "silent_minutes": round(silent_s / 60, 2)})
+            found.append({"watcher_id": watcher, "last_received_at": last, "silent_minutes": _ratio(silent_s, 60, 2)})
     return sorted(found, key=lambda row: (row["last_received_at"], row["watcher_id"]))
 
 
@@ -189,7 +223,7 @@ def battery_against_failures(rows: Rows, values: Values) -> list[Row]:
             failures[step] += failed
     return [
         {"battery_percent": s, "turns": turns[s], "failures": failures[s],
-         "failure_share": round(failures[s] / turns[s], 4)}
+         "failure_share": _ratio(failures[s], turns[s], 4)}
         for s in sorted(turns)
     ]  # fmt: skip
 
@@ -202,10 +236,10 @@ def firmware_against_failures(rows: Rows, values: Values) -> list[Row]:
         failures[kit] += failed
     found = [
         {"model": kit[0], "firmware": kit[1], "turns": turns[kit], "failures": failures[kit],
-         "failure_share": round(failures[kit] / turns[kit], 4)}
+         "failure_share": _ratio(failures[kit], turns[kit], 4)}
         for kit in turns
     ]  # fmt: skip
-    return sorted(found, key=lambda row: (-row["failure_share"], row["model"], row["firmware"]))
+    return sorted(found, key=lambda row: (-row["failure_share"].units(), row["model"], row["firmware"]))
 
 
 DELAYS = (
@@ -216,14 +250,19 @@ DELAYS = (
 
 
 def report_delay(rows: Rows, values: Values) -> list[Row]:
-    groups: dict[int, list[float]] = defaultdict(list)
+    groups: dict[int, list[timedelta]] = defaultdict(list)
     for row in _reports(rows, values):
         if row["device_time"] is not None:
             delay = row["received_at"] - row["device_time"]
             rank = next(place for place, (end, _) in enumerate(DELAYS) if delay < end)
-            groups[rank].append(delay / timedelta(seconds=1))
+            groups[rank].append(delay)
     return [
-        {"rank": rank, "delay": DELAYS[rank][1], "reports": len(g), "longest_s": round(max(g), 3)}
+        {
+            "rank": rank,
+            "delay": DELAYS[rank][1],
+            "reports": len(g),
+            "longest_s": _ratio(max(g) // timedelta(microseconds=1), 10**6, 3),
+        }
         for rank, g in sorted(groups.items())
     ]
 
@@ -231,8 +270,8 @@ def report_delay(rows: Rows, values: Values) -> list[Row]:
 def score_trend(rows: Rows, values: Values) -> list[Row]:
     groups = _groups(_sightings(rows, values), lambda row: _hour(row["time"]))
     return [
-        {"hour": hour, "sightings": len(g), "mean_score": _mean(g), "lowest_score": min(r["harmonyscore"] for r in g),
-         "low_share": round(sum(r["harmonyscore"] < values["threshold"] for r in g) / len(g), 4)}
+        {"hour": hour, "sightings": len(g), "mean_score": _mean(g), "lowest_score": _lowest(g),
+         "low_share": _ratio(sum(r["harmonyscore"] < values["threshold"] for r in g), len(g), 4)}
         for hour, g in sorted(groups.items())
     ]  # fmt: skip
 
@@ -261,9 +300,9 @@ def clock_suspects(rows: Rows, values: Values) -> list[Row]:
     suspects = (row for row in _reports(rows, values) if row["clock_suspect"])
     found = []
     for watcher, g in _groups(suspects, lambda row: row["watcher_id"]).items():
-        hours = [_whole_seconds(row["device_time"], row["received_at"]) / 3600 for row in g]
-        found.append({"watcher_id": watcher, "suspect": len(g), "least_hours": round(min(hours), 3),
-                      "most_hours": round(max(hours), 3)})  # fmt: skip
+        behind_s = [_whole_seconds(row["device_time"], row["received_at"]) for row in g]
+        found.append({"watcher_id": watcher, "suspect": len(g), "least_hours": _ratio(min(behind_s), 3600, 3),
+                      "most_hours": _ratio(max(behind_s), 3600, 3)})  # fmt: skip
     return sorted(found, key=lambda row: (-row["suspect"], row["watcher_id"]))
 
 
