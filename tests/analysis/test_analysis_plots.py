@@ -54,6 +54,16 @@ def test_a_png_is_a_picture_and_html_is_whole_by_itself(engine: Engine, tmp_path
     assert len(html) > 100_000
 
 
+def test_an_axis_of_counts_has_no_tick_between_whole_numbers(engine: Engine) -> None:
+    for name, axis, counts in (
+        ("alerts-by-hour", "y", True),
+        ("repeat-offenders", "x", True),
+        ("score-trend", "y", False),
+    ):
+        encoding = spec(*asked_and_answered(name, engine))["encoding"]
+        assert (encoding[axis].get("axis", {}).get("tickMinStep") == 1) == counts, name
+
+
 def test_an_empty_answer_is_drawn_and_says_so(engine: Engine, tmp_path: Path) -> None:
     for name in ("alerts-by-hour", "agitation-map", "repeat-offenders", "score-trend"):
         asked, answer, values = asked_and_answered(name, engine, since="2030-01-01", until="2030-01-02")

@@ -113,6 +113,10 @@ def _plain_chart(chart: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str,
     encodings = {name: _channel(name, channel) for name, channel in chart.items() if name != "mark"}
     bands = encodings.get("y", {}).get("type") in ("nominal", "ordinal")
     columns = [encodings[name]["field"] for name in encodings]
+    for name in ("x", "y"):
+        channel = encodings.get(name, {})
+        if channel.get("type") == "quantitative" and all(isinstance(row[channel["field"]], int) for row in rows):
+            channel["axis"] = {**channel.get("axis", {}), "tickMinStep": 1}  # there is no 1.5th alert
     mark: dict[str, Any] = {"type": chart["mark"]}
     return {
         "data": {"values": [{name: row[name] for name in columns} for row in rows]},
