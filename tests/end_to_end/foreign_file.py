@@ -35,8 +35,11 @@ class ForeignFile:
     def data(self) -> bytes:
         return b"".join(line.data + b"\n" for line in self.lines)
 
-    def refused(self) -> list[bytes]:
-        return [line.data for line in self.lines if line.accepted is False]
+    def refused(self) -> dict[int, bytes]:
+        """What is kept of each refused line, by its number among those that are not blank: blank ones are not sent. A
+        carriage return before the line feed belongs to the line's ending."""
+        sent = [line for line in self.lines if line.accepted is not None]
+        return {number: line.data.removesuffix(b"\r") for number, line in enumerate(sent, 1) if line.accepted is False}
 
     def numbers(self, accepted: bool) -> list[int]:
         """Line numbers, from 1."""
@@ -122,6 +125,7 @@ def _broken() -> Iterator[Line]:
     yield Line(whole.replace(b"watcher_id", b"watcher"), accepted=False)
     yield Line(whole.replace(b"Ada Quiet", b"\\ud800"), accepted=False)
     yield Line(b"a line that ends as on another system\r", accepted=False)
+    yield Line(b" \t a line with space around it  ", accepted=False)
 
 
 def _blank() -> Iterator[Line]:
