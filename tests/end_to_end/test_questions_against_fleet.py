@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -419,3 +420,9 @@ def test_a_notebook_at_the_wrong_folder_or_force_is_told_so(city: City, tmp_path
         harmonywatch.connect("norht", data=city.system.folder)
     with pytest.raises(AttributeError, match="no attribute 'conect'"):
         harmonywatch.conect  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_package_itself_carries_nothing() -> None:
+    """Every service and the sandbox import it."""
+    code = "import sys, harmonywatch; print([name for name in sys.modules if name.startswith('harmonywatch.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
