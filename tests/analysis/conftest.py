@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from kept_audit import KeptAudit
 from small_lake import UNTIL, FolderCatalog, Row, city, write_city
 
 from harmonywatch.analysis.analyst import Analyst
@@ -12,25 +12,6 @@ from harmonywatch.analysis.contract import Limits
 from harmonywatch.clock import ManualClock
 
 SEED = 20261123
-
-
-class KeptAudit:
-    """The audit as a list."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, str | None, str, Mapping[str, object]]] = []
-
-    def record_audit(
-        self,
-        action: str,
-        force: str | None = None,
-        target: str = "",
-        detail: Mapping[str, object] | None = None,
-        reason: str = "",
-    ) -> int:
-        assert isinstance(reason, str)
-        self.entries.append((action, force, target, detail or {}))
-        return len(self.entries)
 
 
 @pytest.fixture(scope="session")

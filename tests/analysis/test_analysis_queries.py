@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from conftest import KeptAudit
 from engine_room import engine_over
+from kept_audit import KeptAudit
 from small_lake import UNTIL, FolderCatalog, Row, report, write_table
 
 from harmonywatch.analysis.analyst import Analyst

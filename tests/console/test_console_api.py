@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import City
+from console_city import City
 from console_client import get
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization

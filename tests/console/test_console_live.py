@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from conftest import City, make_force
+from console_city import City, make_force
 from console_client import PARTITIONS, Watch, alert, append_alerts, append_event, get
 
 from harmonywatch.clock import SystemClock, from_wire, to_wire
