@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,10 @@ from harmonywatch.stream.contract import PositionLost, Stream, StreamBroken, Str
 from harmonywatch.stream.follow import Handler, follow
 from harmonywatch.telemetry import Telemetry, configure_logging
 
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. Python's 5 ms would be the tail of every alert: a thread
+back from its fsync waits that long for one that decodes a large body."""
+
 UPKEEP_S = 5.0
 ARCHIVE_LINGER_S = 0.2
 """The archiver gathers for seconds: it need not be woken for every commit of the gateway."""
@@ -37,6 +42,7 @@ def run(service: str, settings: Settings) -> int:
     configure_logging(service, settings.log_level)
     log = structlog.get_logger()
     stop = stop_on_signals()
+    sys.setswitchinterval(SWITCH_S)
     try:
         RUN[service](settings, stop)
     except Exception as error:
@@ -124,7 +130,7 @@ def _archive(settings: Settings, stop: Stop) -> None:
     from harmonywatch.archive.compact import keep_compact
     from harmonywatch.archive.tables import Folders
 
-    os.nice(settings.archive.nice)  # the alert path never waits for the archive (design, guarantee 4)
+    give_way(settings.archive.nice)
     stream, telemetry, lake = assemble.open_stream(settings), Telemetry("archive"), assemble.open_lake(settings)
     folders = Folders(settings.keys_folder, settings.folder / "archive-index")
     handler = Archiver(lake, folders, stream.id, settings.archive, assemble.CLOCK, telemetry)
@@ -269,6 +275,14 @@ def _serve(server: Callable[[asyncio.Event], Any], stop: Stop) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def give_way(nice: int) -> None:
+    """The alert path never waits for this process (design, guarantee 4): it runs on what the others leave, and its libraries
+    have one thread each, so that a flush never holds every core."""
+    os.nice(nice)
+    for pool in ("OMP_NUM_THREADS", "TOKIO_WORKER_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(pool, "1")
 
 
 def _wake(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:

@@ -58,7 +58,7 @@ def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None) -> N
 @click.option("--key", "keys", multiple=True, metavar="FORCE=KEY", help="A relay key; repeat for several forces.")
 @click.option("--faults", default="", metavar="SPEC", help="E.g. twice=0.02,late=0.01,malformed=0.005,skew=0.001.")
 @click.option(
-    "--singles", type=float, default=0.2, show_default=True, help="Share of watchers that send by themselves."
+    "--singles", type=float, default=0.05, show_default=True, help="Share of watchers that send by themselves."
 )
 @click.option("--connections", type=int, default=16, show_default=True)
 @click.option("--encoding", type=click.Choice(["gzip", "zstd"]), default=None, help="Compression of relays' batches.")

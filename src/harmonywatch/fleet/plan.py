@@ -49,7 +49,7 @@ class FleetPlan:
     seed: int = 1
     targets: tuple[Target, ...] = HARMONYLAND
     faults: FaultRates = NO_FAULTS
-    singles: float = 0.2
+    singles: float = 0.05
     connections: int = 16
     encoding: str | None = None
     truth: Path | None = None
@@ -57,7 +57,7 @@ class FleetPlan:
     out: Path | None = None
     run: str | None = None
     batch_lines_max: int = 500
-    batch_wait_s: float = 0.1
+    batch_wait_s: float = 0.05
     timeout_s: float = 10.0
     give_up_s: float = 120.0
     backlog_lines_max: int = 50_000

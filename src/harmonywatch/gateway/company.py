@@ -32,7 +32,7 @@ class Company:
             self._loop.call_soon(self._linger)
 
     def _linger(self) -> None:
-        if len(self._waiting) < COMPANY_ENOUGH and time.monotonic() - self._last_s < 2 * self._linger_s:
+        if len(self._waiting) < COMPANY_ENOUGH and time.monotonic() - self._last_s < self._linger_s:
             time.sleep(self._linger_s)  # on purpose, see above; threads run on
         self._loop.call_soon(self._begin_all)  # once the event loop has read what arrived
 
