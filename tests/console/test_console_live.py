@@ -82,9 +82,9 @@ def test_a_repeated_alert_is_told_once(quick_city: City) -> None:
 
 
 def test_the_first_delivery_of_an_alert_is_recorded_once_and_measured(city: City, until: Until) -> None:
+    append_alerts(city.stream, alert(0))  # before the console is there: nobody is handed this one
     console = city.console()
     key = city.officer("ada", None)
-    append_alerts(city.stream, alert(0))
     with Watch(console.port, key).ready() as one, Watch(console.port, key, "?force=north").ready() as two:
         append_alerts(city.stream, alert(1), alert(2), alert(3, "south"))
         told = {each.data["alert_id"]: each.data["delivered_at"] for each in one.take(3)}

@@ -90,7 +90,13 @@ def _nested(name: str, command: click.Command) -> Iterator[tuple[str, click.Comm
 def command_pages() -> str:
     blocks = []
     for name, command in commands():
-        context = click.Context(command, info_name=f"harmonywatch {name}", max_content_width=110, terminal_width=110)
+        context = click.Context(
+            command,
+            info_name=f"harmonywatch {name}",
+            max_content_width=110,
+            terminal_width=110,
+            help_option_names=command_line.context_settings["help_option_names"],
+        )
         if isinstance(command, click.Group) and not command.invoke_without_command:
             blocks.append(f"## {name}\n\n{(command.help or '').strip()}")
         else:
