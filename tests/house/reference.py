@@ -87,6 +87,12 @@ def _nested(name: str, command: click.Command) -> Iterator[tuple[str, click.Comm
             yield from _nested(f"{name} {inner}", command.commands[inner])
 
 
+def _help_of(command: click.Command, context: click.Context) -> str:
+    """Without the line about the help itself: click remembers how it was spelled for whoever asked first."""
+    lines = command.get_help(context).rstrip().splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("-h, --help", "--help ")))
+
+
 def command_pages() -> str:
     blocks = []
     for name, command in commands():
@@ -101,7 +107,7 @@ def command_pages() -> str:
             blocks.append(f"## {name}\n\n{(command.help or '').strip()}")
         else:
             level = "###" if " " in name else "##"
-            blocks.append(f"{level} {name}\n\n```text\n{command.get_help(context).rstrip()}\n```")
+            blocks.append(f"{level} {name}\n\n```text\n{_help_of(command, context)}\n```")
     return "\n\n".join(blocks)
 
 

@@ -57,7 +57,7 @@ class FleetPlan:
     out: Path | None = None
     run: str | None = None
     batch_lines_max: int = 500
-    batch_wait_s: float = 0.05
+    batch_wait_s: float = 0.08
     timeout_s: float = 10.0
     give_up_s: float = 120.0
     backlog_lines_max: int = 50_000

@@ -29,6 +29,7 @@ from harmonywatch.fleet.wire import Answer, Door, Listener, Pool, Request
 
 PACE_S = 0.01
 TURNS_MAX = 2_048
+REST_S = 0.05
 PROGRESS_EVERY_S = 1.0
 SWEEP_EVERY_S = 0.25
 RETRIED = (408, 429)
@@ -151,8 +152,7 @@ class Sender:
         housekeeping = asyncio.ensure_future(self._keep_house(began, on_progress))
         try:
             await self._send_all(traffic, pace)
-            self._dispatch(traffic.rest())
-            self._flush(0.0)
+            await self._send_rest(traffic.rest())
             self.tally.elapsed_s = time.monotonic() - began
             await self._drain()
         finally:
@@ -181,6 +181,16 @@ class Sender:
                 self.tally.late_max_s = max(self.tally.late_max_s, pace.late_s())
             self._flush(self._plan.batch_wait_s)
             await asyncio.sleep(0 if pace.due() > TURNS_MAX else PACE_S)
+
+    async def _send_rest(self, rest: Parcel) -> None:
+        """What was held back (copies, late ones) at the pace of the run: a burst at its end would be nobody's traffic."""
+        each = max(1, round(self._plan.reports_per_s * REST_S))
+        for i in range(0, len(rest.lines), each):
+            part = slice(i, i + each)
+            self._dispatch(Parcel(rest.first + i, rest.lines[part], rest.targets[part], rest.singles[part]))
+            self._flush(0.0)
+            await asyncio.sleep(REST_S)
+        self._flush(0.0)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._plan.give_up_s + self._plan.timeout_s
