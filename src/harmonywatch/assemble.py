@@ -448,7 +448,7 @@ def moment(text: str | None) -> datetime | None:
 def gateway_url(settings: Settings) -> str:
     """Where this folder's gateway listens now, else where its settings say."""
     note = places(settings.folder).get("gateway")
-    scheme = "https" if settings.gateway.tls_cert else "http"
+    scheme = "https" if (note["tls"] if note else settings.gateway.tls_cert) else "http"
     return f"{scheme}://{settings.gateway.host}:{note['port'] if note else settings.gateway.port}"
 
 
