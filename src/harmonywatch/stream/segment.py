@@ -146,6 +146,9 @@ def _make(path: Path, schema: str, rows: Mapping[str, Sequence[tuple[Any, ...]]]
         sync_folder(path.parent)
 
 
+OPEN_TRIES, OPEN_AGAIN_S = 20, 0.005
+
+
 class Segment:
     """An open segment. Used by one thread at a time. Raises Gone if retention was faster."""
 
@@ -156,9 +159,7 @@ class Segment:
         self._version = -1
         self._log_named = False
         try:
-            self._db = connect(path)
-            self.starts = _pairs(self._db.execute("select partition, position from starts"))
-            self.created_us = self._number("select value from meta where key = 'created_us'") or 0
+            self._open()
         except apsw.Error as error:
             if not path.exists():
                 raise Gone from None
@@ -166,6 +167,20 @@ class Segment:
         if not path.exists():  # deleted meanwhile, and perhaps the log that we opened is not the one that it had
             self._db.close()
             raise Gone
+
+    def _open(self) -> None:
+        """Again for a moment if it cannot be opened: who closes a segment last removes its log, under the feet of who
+        opens it just then."""
+        for left in reversed(range(OPEN_TRIES)):
+            try:
+                self._db = connect(self.path)
+                self.starts = _pairs(self._db.execute("select partition, position from starts"))
+                self.created_us = self._number("select value from meta where key = 'created_us'") or 0
+                return
+            except (apsw.CantOpenError, apsw.IOError):
+                if not left or not self.path.exists():
+                    raise
+                time.sleep(OPEN_AGAIN_S)
 
     @staticmethod
     def make(path: Path, starts: Mapping[int, int], created_us: int) -> None:
