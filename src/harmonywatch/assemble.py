@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -403,13 +404,18 @@ def redriven(
     from harmonywatch.gateway.admit import Terms, admit_single
     from harmonywatch.registry.contract import KeyInfo
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     with opened_rejects(settings, actor, force, since) as (name, found), opened_stream(settings, name) as stream:
         owner, partitions = KeyInfo("redrive", "relay", name, "redrive"), stream.topics()[topic_of(REPORTS, name)]
         for reject in found:
             if wanted is not None and reject.reject_id not in wanted:
                 continue
-            admission = admit_single(reject.bytes, Terms(owner, name, CLOCK.now(), partitions, fresh_id))
+            if reject.facts["code"] == "not-yours":  # its sender had no right to it, and has none now
+                rows.append({"reject_id": reject.reject_id, "status": "refused", "reason": "not the sender's watcher"})
+                continue
+            admission = admit_single(
+                reject.bytes, Terms(owner, name, CLOCK.now(), partitions, partial(str, f"r-{reject.reject_id}"))
+            )
             if admission.records:
                 stream.append(topic_of(REPORTS, name), admission.records)
             refusal = admission.verdicts[0].refusal if admission.verdicts else None

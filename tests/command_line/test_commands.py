@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from click.testing import CliRunner, Result
 
 from harmonywatch import assemble
 from harmonywatch.cli import COMMANDS, main
+from harmonywatch.clock import to_wire
 from harmonywatch.gateway.admit import Terms, admit_lines
 from harmonywatch.registry.contract import KeyInfo
+from harmonywatch.report.topics import RejectRecord, encode
 from harmonywatch.settings import load
 
 Run = Callable[..., Result]
@@ -111,18 +114,37 @@ def test_a_reject_is_listed_shown_to_the_byte_and_redriven(run: Run, tmp_path: P
     assert "redrive" in actions
 
 
-def test_a_reject_that_is_a_report_now_goes_on_the_stream(run: Run, tmp_path: Path) -> None:
-    """As after an upgrade that reads what the old version refused: here the sender's key was the only fault."""
+def redriven(run: Run, folder: Path, code: str) -> tuple[list[dict[str, Any]], int]:
+    """Redrive, twice, one reject that holds a report: the rows, and the different ids on the stream."""
     run("force", "add", "north")
-    settings, _ = load({"data": str(tmp_path / "data")}, {})
+    settings, _ = load({"data": str(folder)}, {})
     stream = assemble.open_stream(settings)
-    key = KeyInfo("k", "watcher", "north", "another")
-    admission = admit_lines(ALERTING, Terms(key, "north", assemble.CLOCK.now(), 4, assemble.fresh_id), 100)
-    stream.append("rejects.north", admission.rejects)
-    [row] = rows(run("rejects", "redrive", "--all", "--json"))
-    assert row["status"] == "accepted"
-    assert sum(stream.bounds("reports.north", partition).end for partition in range(4)) == 1
+    reject = RejectRecord(
+        1, "r1", "north", "gateway", "base", to_wire(assemble.CLOCK.now()), code, "", "", b64encode(ALERTING).decode()
+    )
+    stream.append("rejects.north", {0: [encode(reject)]})
+    found = rows(run("rejects", "redrive", "--all", "--json")) + rows(run("rejects", "redrive", "r1", "--json"))
+    ids = {
+        json.loads(value)["report_id"]
+        for partition in range(4)
+        for batch in stream.read("reports.north", partition, 0)
+        for value in batch.values
+    }
     stream.close()
+    return found, len(ids)
+
+
+def test_a_reject_that_is_a_report_now_goes_on_the_stream_under_one_id(run: Run, tmp_path: Path) -> None:
+    """As after an upgrade that reads what the old version refused."""
+    found, ids = redriven(run, tmp_path / "data", "too-deep")
+    assert [row["status"] for row in found] == ["accepted", "accepted"]
+    assert ids == 1
+
+
+def test_a_forged_report_is_not_let_in_by_redriving(run: Run, tmp_path: Path) -> None:
+    found, ids = redriven(run, tmp_path / "data", "not-yours")
+    assert [row["status"] for row in found] == ["refused", "refused"]
+    assert ids == 0
 
 
 def test_an_empty_force_is_verified_queried_and_listed(run: Run) -> None:
