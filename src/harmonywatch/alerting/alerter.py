@@ -23,6 +23,7 @@ from harmonywatch.registry.contract import DEFAULT_RULE_ID, DEFAULT_THRESHOLD, R
 from harmonywatch.report.topics import ALERTS, AlertRecord, encode, force_of, topic_of
 from harmonywatch.settings import AlertingSettings
 from harmonywatch.stream.contract import Batch, Stream, TopicPartition, UnknownTopic, partition_of
+from harmonywatch.stream.lag import tell_lag
 from harmonywatch.telemetry import Telemetry
 
 GROUP = "alerting"
@@ -142,18 +143,8 @@ class Alerter:
             waited = from_wire(alert.judged_at) - from_wire(alert.received_at)
             self._telemetry.judge_s.labels(alert.force).observe(max(0.0, waited.total_seconds()))
         if self._clock.monotonic() >= self._lag_due:
-            self._measure_lag(caught_up=not batches)
+            tell_lag(self._stream, self._telemetry, self._begun | self._settled, caught_up=not batches)
             self._lag_due = self._clock.monotonic() + LAG_INTERVAL_S
-
-    def _measure_lag(self, caught_up: bool) -> None:
-        records: dict[str, int] = {}
-        for at, position in (self._begun | self._settled).items():
-            end = self._stream.bounds(at.topic, at.partition).end
-            records[at.topic] = records.get(at.topic, 0) + max(0, end - position)
-        for topic, lag in records.items():
-            self._telemetry.lag_records.labels(topic).set(lag)
-            if caught_up:
-                self._telemetry.lag_s.labels(topic).set(0)
 
 
 def lags_s(batches: list[Batch], now: datetime) -> dict[str, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Protocol
 
 from harmonywatch.analysis.answer import Answer, Sandbox, Terms, answer
 from harmonywatch.analysis.contract import Catalog, Cost, Limits
@@ -15,19 +14,7 @@ from harmonywatch.analysis.moments import Given, Value
 from harmonywatch.analysis.planning import cost_of, needs_of, plans_of
 from harmonywatch.analysis.questions import Question, bound, question, questions
 from harmonywatch.clock import Clock, to_wire
-
-
-class AuditLog(Protocol):
-    """The slice of the registry that this room needs."""
-
-    def record_audit(
-        self,
-        action: str,
-        force: str | None = None,
-        target: str = "",
-        detail: Mapping[str, object] | None = None,
-        reason: str = "",
-    ) -> int: ...
+from harmonywatch.registry.contract import AuditLog
 
 
 class Analyst:

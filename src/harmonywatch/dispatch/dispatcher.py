@@ -32,6 +32,7 @@ from harmonywatch.registry.rows import storable
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import EVENTS, AlertRecord, force_of, topic_of
 from harmonywatch.stream.contract import Batch, OutcomeUnknown, Stream, StreamFull, TopicPartition, partition_of
+from harmonywatch.stream.lag import tell_lag
 from harmonywatch.telemetry import Telemetry
 
 DESK_INTERVAL_S = 0.5
@@ -258,17 +259,7 @@ class Dispatcher:
         if all(now_us - batch.appended_us < CAUGHT_UP_S * 1e6 for batch in batches):
             self._tell(self._store.lapse(now_us))
         self._store.forget(now_us)
-        self._measure_lag(caught_up=not batches)
-
-    def _measure_lag(self, caught_up: bool) -> None:
-        records: dict[str, int] = {}
-        for at, position in (self._begun | self._settled).items():
-            end = self._stream.bounds(at.topic, at.partition).end
-            records[at.topic] = records.get(at.topic, 0) + max(0, end - position)
-        for topic, lag in records.items():
-            self._telemetry.lag_records.labels(topic).set(lag)
-            if caught_up:
-                self._telemetry.lag_s.labels(topic).set(0)
+        tell_lag(self._stream, self._telemetry, self._begun | self._settled, caught_up=not batches)
 
 
 class _Version(msgspec.Struct, gc=False):
