@@ -33,6 +33,8 @@ test: check  ## every test
 lock:  ## resolve pyproject.toml again into requirements.lock (needs the network)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --group spark --constraint requirements.lock -o requirements-spark.lock
 
 clean:  ## everything generated
 	rm -rf .venv build dist demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
