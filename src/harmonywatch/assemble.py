@@ -337,13 +337,13 @@ class _AuditOnDemand:
             return registry.record_audit(action, force, target, detail, reason)
 
 
-def connect(force: str | None = None, data: str | Path = "data") -> Connection:
+def connect(force: str | None = None, data: str | Path = "data", reason: str = "") -> Connection:
     """The archive of a force from a notebook or program (docs/how-to/notebooks.md).
 
     `force`: its name; None = the only one. `data`: the folder that `harmonywatch ... --data` names; the settings of its
-    file and of the environment count as they do there. Works while the services run and while they do not; every query
-    is in the audit under the user of the operating system. Nothing stays open between two queries. Raises BadSettings,
-    NoSuchForce, RegistryError.
+    file and of the environment count as they do there. `reason`: why you ask; it stands in the audit, with every query,
+    under the user of the operating system. Works while the services run and while they do not. Nothing stays open
+    between two queries. Raises BadSettings, NoSuchForce, RegistryError.
     """
     from harmonywatch.analysis.analyst import Analyst
     from harmonywatch.analysis.notebook import Connection
@@ -355,7 +355,7 @@ def connect(force: str | None = None, data: str | Path = "data") -> Connection:
     with opened_registry(settings, os_user()) as registry:
         name = chosen_force(registry, force)
     audit = _AuditOnDemand(settings, os_user())
-    return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings)), name, CLOCK)
+    return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings)), name, CLOCK, reason)
 
 
 def os_user() -> str:
@@ -366,12 +366,12 @@ def os_user() -> str:
         return f"os:uid-{os.getuid()}"
 
 
-def drawn(analyst: Analyst, name: str, force: str, arguments: dict[str, str], target: Path) -> int:
-    """Ask, draw the answer into a file; its rows."""
+def drawn(analyst: Analyst, name: str, force: str, arguments: dict[str, str], target: Path, reason: str) -> Any:
+    """Ask, draw the answer into a file; the answer, an Arrow table. `reason` stands in the audit."""
     from harmonywatch.analysis.notebook import Connection
 
     given: dict[str, Any] = dict(arguments)
-    return int(Connection(analyst, force, CLOCK).plot(name, target, **given).num_rows)
+    return Connection(analyst, force, CLOCK, reason).plot(name, target, **given)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from harmonywatch.clock import Clock
 class Connection:
     """One force's lake. Holds nothing open: every call is a query of its own."""
 
-    def __init__(self, analyst: Analyst, force: str, clock: Clock) -> None:
-        self._analyst, self.force, self._clock = analyst, force, clock
+    def __init__(self, analyst: Analyst, force: str, clock: Clock, reason: str = "") -> None:
+        self._analyst, self.force, self._clock, self._reason = analyst, force, clock, reason
 
     def sql(self, sql: str, **parameters: Value) -> pa.Table:
         """The whole answer as an Arrow table (`.to_pandas()`, `polars.from_arrow(...)`). `$name` in the text is bound to
@@ -31,17 +31,17 @@ class Connection:
 
     def stream(self, sql: str, **parameters: Value) -> Answer:
         """The answer as it comes: iterate over its Arrow batches. Raises QueryError."""
-        return self._analyst.query(sql, self.force, parameters)
+        return self._analyst.query(sql, self.force, parameters, reason=self._reason)
 
     def ask(self, name: str, **arguments: str | Value) -> pa.Table:
         """The answer of a saved question. Raises QuestionError, QueryError."""
-        return self._analyst.ask(name, self.force, arguments).table()
+        return self._analyst.ask(name, self.force, arguments, reason=self._reason).table()
 
     def plot(self, name: str, target: str | Path, **arguments: str | Value) -> pa.Table:
         """Asks, and draws the answer into a .png, .svg or .html file. Raises QuestionError, PlotError, QueryError."""
         asked = question(name)
         values = bound(asked, arguments, self._clock.now())
-        answer = self._analyst.ask(name, self.force, values).table()
+        answer = self._analyst.ask(name, self.force, values, reason=self._reason).table()
         draw(asked, answer, values, Path(target))
         return answer
 

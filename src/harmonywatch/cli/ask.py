@@ -12,6 +12,8 @@ from harmonywatch import assemble
 from harmonywatch.cli.frame import Shell, common, force_option
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatchReader
+
     from harmonywatch.analysis.answer import Answer
     from harmonywatch.analysis.contract import Cost
 
@@ -71,6 +73,7 @@ def ask(
     \b
     harmonywatch ask alerts-by-hour --force north --plot alerts.png
     harmonywatch ask repeat-offenders --param since="2026-11-01T00:00:00Z" --format csv
+    harmonywatch ask agitation-map --plot map.html --out map.parquet --format parquet --reason "weekly review"
     """
     arguments = dict(_pair(text) for text in params)
     with assemble.opened_analyst(shell.settings, shell.actor, how["deadline"]) as (analyst, registry):
@@ -80,8 +83,21 @@ def ask(
         elif plot is None:
             _write(shell, analyst.ask(question, of_force, arguments, reason=how["reason"]), how)
         else:
-            rows = assemble.drawn(analyst, question, of_force, arguments, Path(plot))
-            shell.row({"question": question, "rows": rows, "plot": plot}, f"{plot}: {rows} rows drawn")
+            answer = assemble.drawn(analyst, question, of_force, arguments, Path(plot), how["reason"])
+            _tell_drawn(shell, question, plot, answer, how)
+
+
+def _tell_drawn(shell: Shell, question: str, plot: str, answer: Any, how: dict[str, Any]) -> None:
+    """The picture is made; the answer goes where `--out` or `--format` say, if they say anything."""
+    row, text = {"question": question, "rows": answer.num_rows, "plot": plot}, f"{plot}: {answer.num_rows} rows drawn"
+    if how["out"] is None and how["form"] is None:
+        shell.row(row, text)
+        return
+    if how["out"] is None:
+        click.echo(text, err=True)
+    else:
+        shell.row(row, text)
+    _write(shell, answer.to_reader(), how)
 
 
 @click.command()
@@ -116,7 +132,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _write(shell: Shell, answer: Answer, how: dict[str, Any]) -> None:
+def _write(shell: Shell, answer: Answer | RecordBatchReader, how: dict[str, Any]) -> None:
     from harmonywatch.analysis.formats import write
 
     form: Any = how["form"] or ("json" if shell.as_json else "table")
