@@ -89,6 +89,23 @@ def test_the_pace_and_the_share_of_singles_are_the_plans() -> None:
     assert 0.9 < result.tally.elapsed_s < 2.0
 
 
+def test_the_relays_of_two_forces_are_out_of_step() -> None:
+    arrived: dict[str, list[float]] = {"Bearer kn": [], "Bearer ks": []}
+
+    async def note(request: web.Request) -> None:
+        arrived[request.headers["Authorization"]].append(time.monotonic())
+
+    async def work(door: DoorDouble) -> FleetResult:
+        door.fault = note
+        return await run_fleet(plan_to(door, seconds=2.0, rate=500.0, singles=0.0, batch_wait_s=0.3))
+
+    with_door(work)
+    north, south = arrived.values()
+    apart = sorted(min(abs(one - other) for other in south) for one in north[:-1])
+    assert len(apart) >= 4
+    assert apart[len(apart) // 2] > 0.06, f"batches of both forces came together: {apart}"
+
+
 def test_pressure_is_answered_by_patience_and_the_very_same_bytes(tmp_path: Path) -> None:
     answered: Counter[bytes] = Counter()
 

@@ -6,6 +6,8 @@ Rules it keeps:
 - What failed (429, 5xx, connection lost, timed out) is sent again, the very same bytes, with backoff and not before
   Retry-After, until it is accepted or refused or `give_up_s` has passed: then its outcome is unknown.
 - Ground truth knows a report before the network does, and its outcome once there is one.
+- Forces' relays know nothing of one another, so they are out of step: batches of two forces in the same instant, every
+  time, would be an artefact of the simulator and measure nothing but their collision.
 """
 
 from __future__ import annotations
@@ -142,6 +144,7 @@ class Sender:
         listener = Listener(self._answered, self._failed)
         self._pools = [Pool(door, each, plan.timeout_s, listener) for door in doors]
         self._batches = [_Batch() for _ in doors]
+        self._head_start_s = [plan.batch_wait_s * number / len(doors) for number in range(len(doors))]
         self._retries: set[asyncio.TimerHandle] = set()
         self._squeeze = _squeezer(plan.encoding)
         self._settled = asyncio.Event()
@@ -227,7 +230,8 @@ class Sender:
             else:
                 batch = self._batches[target]
                 if not batch.lines:
-                    batch.since_s = now
+                    batch.since_s = now - self._head_start_s[target]
+                    self._head_start_s[target] = 0.0
                 batch.lines.append(line)
                 batch.attempts.append(number)
                 if len(batch.lines) >= self._plan.batch_lines_max:
