@@ -10,14 +10,20 @@ What every adapter promises, and the conformance suite (`tests/stream/`) checks:
 
 1. When `append` returns, all its records are durable (fsynced, or acknowledged by all in-sync replicas) and readable,
    or none is. When it raises `OutcomeUnknown` or `StreamBroken`, they may be; on any other error, none is.
+   An error of one topic hinders no append to another; after `StreamBroken` nothing more is appended to any.
 2. Offsets of a partition are contiguous and follow the order of the appends; several processes may append at once.
 3. A reader sees a partition's records in order, each exactly once between two seeks, and never one that is not durable.
 4. `poll` wakes within 5 ms of an append by any process of the machine (embedded), and does not burn a core meanwhile.
 5. Retention deletes whole segments, oldest first, never one that holds a record which a registered group has not read.
 6. Committed positions are durable when `commit` returns, and never lower than the records they vouch for.
+7. Topics do not hold one another up. What goes wrong with one topic of a reader (`PositionLost`, `TopicDamaged`, whatever
+   `start` raised for it) is raised by `poll`, once, after all that other topics had at hand. From then on that topic is
+   *aside*: it gives nothing until it is taken up again, and the others lose nothing.
 
 Errors, by who must act: the caller has a bug (`UnknownTopic`, `RecordTooLarge`, `ClosedStream`), the operator
-(`TopicMismatch`, `PositionLost`, `StreamReset`, `StreamBroken`), time (`StreamFull`, `OutcomeUnknown`).
+(`TopicMismatch`, `PositionLost`, `TopicDamaged`, `StreamReset`, `StreamBroken`), time (`StreamFull`, `OutcomeUnknown`).
+By how far they reach: `StreamBroken`, `StreamReset`, `ClosedStream` concern the whole stream, and whoever meets one ends;
+every other concerns the topic that it names.
 """
 
 from __future__ import annotations
@@ -108,20 +114,45 @@ class StreamReset(StreamError):
         self.expected_id, self.actual_id, self.where = expected_id, actual_id, where
 
 
+class TopicDamaged(StreamError):
+    """What the medium holds of this topic is not what was written: changed, missing, shorter than acknowledged, or not to
+    be read. Of other topics it says nothing. `reason` says what was found, and what to do."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"{topic} is damaged: {reason}")
+        self.topic, self.reason = topic, reason
+
+
 class StreamBroken(StreamError):
-    """The disk or broker failed in a way after which acknowledging on would lie: stop, restart from disk."""
+    """The disk or broker failed in a way after which acknowledging on would lie, in any topic: stop, restart from disk.
+    `topic`: where it was noticed, "" if in none."""
+
+    def __init__(self, reason: str, topic: str = "") -> None:
+        super().__init__(reason)
+        self.topic = topic
 
 
 class StreamFull(StreamError):
-    """No room for now: at the size limit with unread records, or the disk is full. Try again after `retry_after_s`."""
+    """No room for now: at the size limit with unread records, or the disk is full. Try again after `retry_after_s`.
+    `topic`: whose records were refused, "" if it was no topic's."""
 
-    def __init__(self, reason: str, retry_after_s: float = 5.0) -> None:
+    def __init__(self, reason: str, retry_after_s: float = 5.0, topic: str = "") -> None:
         super().__init__(reason)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.topic = retry_after_s, topic
 
 
 class OutcomeUnknown(StreamError):
     """The append may or may not have happened; appending the same records again may repeat them."""
+
+
+class PartitionsMoved(StreamError):
+    """No fault: raised by `poll` of a reader that shares a group with others when it lost partitions of these topics.
+    What was gathered of them must be forgotten, not made durable: their new owner reads it again. The topics are aside
+    until they are taken up; what is left of them then begins anew. The embedded adapters never raise it."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.topics = frozenset(topics)
+        super().__init__(f"partitions moved to another worker: {', '.join(sorted(self.topics))}")
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -131,7 +162,8 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 Start = Callable[[str, int], int | None]
 """Where a reader begins in (topic, partition): a position that the handler holds as truth, or None = the group's
-committed position, or for a reader without group (or a new group) the earliest kept record."""
+committed position, or for a reader without group (or a new group) the earliest kept record. Asked when
+the reader is made or from within `poll`; what it raises concerns the topic, and comes out of `poll` as it is."""
 
 
 class Reader(Protocol):
@@ -140,11 +172,20 @@ class Reader(Protocol):
     def poll(self, timeout_s: float) -> list[Batch]:
         """New batches of the assigned partitions, in order within each; [] after `timeout_s` without any.
 
-        At most a few MiB at a time, fairly over partitions. Raises PositionLost, StreamBroken, ClosedStream.
+        At most a few MiB at a time, fairly over partitions. Raises about the stream: StreamBroken, ClosedStream. Raises
+        about one topic, which is then aside (promise 7): PositionLost, TopicDamaged, what `start` raises. About several:
+        PartitionsMoved.
         """
 
+    def set_aside(self, topics: Iterable[str]) -> None:
+        """Give nothing more of these topics, nor ask `start` about them, until they are taken up. Twice is once."""
+
+    def take_up(self, topics: Iterable[str]) -> None:
+        """Begin these topics anew, where `start`, else the group, else the log says; errors come with the next `poll`.
+        Those that are not aside are begun anew as well."""
+
     def assigned(self) -> frozenset[TopicPartition]:
-        """What this reader owns now (embedded: every partition of every matching topic, also of later ones)."""
+        """What this reader owns now, aside or not (embedded: every partition of every matching topic, also later ones)."""
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Remember durably that the group has read up to these positions. Without a group: nothing happens."""
@@ -165,7 +206,7 @@ class Stream(Protocol):
         for a name that is not 1 to 200 letters, digits, dots, hyphens and underscores, or no partitions."""
 
     def topics(self) -> dict[str, int]:
-        """Every topic with its number of partitions."""
+        """Every topic with its number of partitions; not those too damaged to tell."""
 
     def register(self, group: str, topic: str) -> None:
         """From now on retention keeps what the group has not read of the topic. Twice is once."""
@@ -173,17 +214,18 @@ class Stream(Protocol):
     def append(self, topic: str, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
         """Append records by partition, all durable together; returns the first offset given in each partition.
 
-        Raises UnknownTopic, RecordTooLarge, StreamFull, StreamBroken, OutcomeUnknown, ClosedStream.
+        Raises UnknownTopic, RecordTooLarge, StreamFull, TopicDamaged, StreamBroken, OutcomeUnknown, ClosedStream.
         """
 
     def reader(self, topics: Iterable[str] | str, *, group: str | None = None, start: Start | None = None) -> Reader:
         """A reader of the named topic or topics; a name that ends in `.` means every topic with that prefix, also
-        those created later. With `group` it is durable (see the header)."""
+        those created later. With `group` it is durable (see the header). What is wrong with a topic is told by
+        `poll`."""
 
     def read(self, topic: str, partition: int, position: int, max_records: int = 10_000) -> list[Batch]:
         """Without waiting: batches from `position` on, at most about `max_records`; [] at the end.
 
-        Raises PositionLost below the earliest or beyond the end.
+        Raises PositionLost below the earliest or beyond the end, TopicDamaged, StreamBroken.
         """
 
     def bounds(self, topic: str, partition: int) -> Bounds:
