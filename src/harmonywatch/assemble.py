@@ -243,13 +243,15 @@ def alerts_of(stream: Stream, force: str | None, since: datetime | None) -> Iter
     return list_alerts(stream, force, since)
 
 
-def incidents_of(settings: Settings, force: str | None, since: datetime | None) -> Iterator[Any]:
-    """Incidents as the command line lists them. The store is opened for the question: a console that nobody asks need
-    not carry it."""
-    from harmonywatch.dispatch.listing import list_incidents
+def incidents_of(
+    settings: Settings, force: str | None, since: datetime | None, limit: int = 500, after: str | None = None
+) -> list[Any]:
+    """A page of incidents, see `listing.page_of_incidents`. The store is opened for the question: a console that nobody
+    asks need not carry it."""
+    from harmonywatch.dispatch.listing import page_of_incidents
 
     with opened_incidents(settings, force) as store:
-        yield from list_incidents(store, force, since)
+        return list(page_of_incidents(store, force, since, limit, after))
 
 
 def _check_force(settings: Settings, force: str | None) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from harmonywatch.clock import micros
 from harmonywatch.dispatch.dispatcher import AlertTooNew, Dispatcher, DispatchParts
 from harmonywatch.dispatch.incident import Act, AmbiguousIncident, NoIncident, NotAllowed, StaleVersion
-from harmonywatch.dispatch.listing import change_incident, list_incidents, officer_act
+from harmonywatch.dispatch.listing import change_incident, list_incidents, officer_act, page_of_incidents
 from harmonywatch.dispatch.migrations import INCIDENTS_HEAD, INCIDENTS_VERSION_TABLE, MIGRATIONS
 from harmonywatch.dispatch.store import open_incidents
 from harmonywatch.dispatch.tables import metadata
@@ -198,6 +198,31 @@ def test_incidents_are_listed_in_the_order_they_opened_across_pages(room: Room) 
         after = (page[-1].opened_us, page[-1].incident_id)
     assert paged == whole
     assert len(list(list_incidents(room.store, since=later(7)))) == 12
+
+
+def test_a_page_of_incidents_is_the_newest_or_what_follows_one(room: Room) -> None:
+    put(
+        room.stream,
+        [alert(n, who=f"c-{n}", judged=later(n % 10), force="south" if n % 4 else "north") for n in range(40)],
+    )
+    room.drain()
+    whole = [row.incident_id for row in list_incidents(room.store)]
+    assert [row.incident_id for row in page_of_incidents(room.store, limit=7)] == whole[-7:]
+    paged: list[str] = []
+    while page := page_of_incidents(room.store, limit=7, after=paged[-1] if paged else ""):
+        assert len(page) <= 7
+        paged += [row.incident_id for row in page]
+    assert paged == whole
+    south = [row.incident_id for row in list_incidents(room.store, "south")]
+    assert [row.incident_id for row in page_of_incidents(room.store, "south", limit=100, after=south[3])] == south[4:]
+    assert [row.opened_at for row in page_of_incidents(room.store, since=later(9), limit=2)] == [
+        "2026-11-23T18:00:09.000000Z"
+    ] * 2
+    for wrong in (south[0][:6], "i0"):
+        with pytest.raises(NoIncident):
+            page_of_incidents(room.store, after=wrong)
+    with pytest.raises(NoIncident):
+        page_of_incidents(room.store, "north", after=south[0])
 
 
 def test_a_day_without_an_alert_closes_as_lapsed_and_only_when_caught_up(room: Room) -> None:

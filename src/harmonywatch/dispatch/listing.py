@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harmonywatch.clock import Clock, micros
-from harmonywatch.dispatch.incident import Act, Incident, NotAllowed, Verb
+from harmonywatch.dispatch.incident import Act, AmbiguousIncident, Incident, NoIncident, NotAllowed, Verb
 from harmonywatch.dispatch.told import ToldIncident, told, wire
 from harmonywatch.report.topics import ALERTS, DELIVERIES, AlertRecord, DeliveryRecord, force_of, topic_of
 from harmonywatch.stream.contract import Batch, Stream, TopicPartition
@@ -103,6 +103,32 @@ def list_incidents(
     while page := store.incidents(force, since_us, after):
         yield from map(told, page)
         after = (page[-1].opened_us, page[-1].incident_id)
+
+
+def page_of_incidents(
+    store: IncidentStore,
+    force: str | None = None,
+    since: datetime | None = None,
+    limit: int = 500,
+    after: str | None = None,
+) -> list[ToldIncident]:
+    """At most `limit` of the same, in the same order, at the cost of those.
+
+    `after` None: the newest ones. Else the whole id of an incident: those that opened next after it, however far it lies
+    back; "": the first ones of all. Raises NoIncident for an id that is not there, or is another force's.
+    """
+    since_us = None if since is None else micros(since)
+    if after is None:
+        return [told(incident) for incident in store.newest_incidents(force, since_us, limit)]
+    if not after:
+        return [told(incident) for incident in store.incidents(force, since_us, None, limit)]
+    try:
+        last = store.incident(after)
+    except AmbiguousIncident:
+        raise NoIncident(after) from None
+    if last.incident_id != after or force not in (None, last.force):
+        raise NoIncident(after)
+    return [told(incident) for incident in store.incidents(force, since_us, (last.opened_us, after), limit)]
 
 
 def change_incident(store: IncidentStore, incident_id: str, act: Act, expected_version: int | None = None) -> Incident:

@@ -12,11 +12,12 @@ then begins again and sees the first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, bindparam, func, or_, select
+from sqlalchemy import Connection, Engine, Select, bindparam, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from harmonywatch.dispatch.decide import Outcome, View, decide, lapse, perform
@@ -285,7 +286,7 @@ class IncidentStore:
         """
 
         def perform_act(connection: Connection) -> Incident:
-            before = _find(connection, incident_id)
+            before = _find(connection, incident_id, lock=True)
             if expected_version is not None and before.version != expected_version:
                 raise StaleVersion(before, expected_version)
             outcome = perform(before, act)
@@ -296,7 +297,7 @@ class IncidentStore:
         return self._racing(perform_act)
 
     def incident(self, incident_id: str) -> Incident:
-        """Raises NoIncident, AmbiguousIncident."""
+        """By its id or the beginning of it. Raises NoIncident, AmbiguousIncident."""
         with reading(self._engine) as connection:
             return _find(connection, incident_id)
 
@@ -310,15 +311,18 @@ class IncidentStore:
         """Incidents in the order they opened (then by id), of all states. `since_us`: those with an alert or a change
         from then on; `after`: (opened_us, incident_id) of the last one of the page before."""
         c = incidents.c
-        wanted = INCIDENT.order_by(c.opened_us, c.incident_id).limit(limit)
-        if force is not None:
-            wanted = wanted.where(c.force == force)
-        if since_us is not None:
-            wanted = wanted.where(or_(c.last_alert_us >= since_us, c.changed_us >= since_us))
+        wanted = _listed(force, since_us).order_by(c.opened_us, c.incident_id).limit(limit)
         if after is not None:
-            wanted = wanted.where(or_(c.opened_us > after[0], (c.opened_us == after[0]) & (c.incident_id > after[1])))
+            wanted = wanted.where(tuple_(c.opened_us, c.incident_id) > after)
         with reading(self._engine) as connection:
             return [incident_of(row) for row in connection.execute(wanted).all()]
+
+    def newest_incidents(self, force: str | None, since_us: int | None, limit: int) -> list[Incident]:
+        """The last ones of the same listing, in its order."""
+        c = incidents.c
+        wanted = _listed(force, since_us).order_by(c.opened_us.desc(), c.incident_id.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [incident_of(row) for row in reversed(connection.execute(wanted).all())]
 
     def log(self, incident_id: str) -> list[dict[str, Any]]:
         """Who did what, when and why: version, at_us, kind, state, by, note, reason; oldest first."""
@@ -381,14 +385,27 @@ class IncidentStore:
             run(connection, later.values(due_us=bindparam("due"), tries=c.tries + 1), rows)
 
 
-def _find(connection: Connection, incident_id: str) -> Incident:
-    """By the whole id, else by its beginning."""
-    rows = connection.execute(INCIDENT.where(incidents.c.incident_id == incident_id).with_for_update()).all()
-    if not rows and incident_id:
-        begins = incidents.c.incident_id.startswith(incident_id, autoescape=True)
-        rows = connection.execute(INCIDENT.where(begins).limit(10).with_for_update()).all()
+def _listed(force: str | None, since_us: int | None) -> Select[Any]:
+    """Incidents of a force, or of all, with an alert or a change from then on."""
+    c = incidents.c
+    wanted = INCIDENT if force is None else INCIDENT.where(c.force == force)
+    return wanted if since_us is None else wanted.where(or_(c.last_alert_us >= since_us, c.changed_us >= since_us))
+
+
+_PREFIX = re.compile("i[0-9a-f]{0,16}")
+
+
+def _find(connection: Connection, incident_id: str, *, lock: bool = False) -> Incident:
+    """By the whole id, else by its beginning. `lock`: until the transaction ends nobody else changes it."""
+    c = incidents.c
+    wanted = INCIDENT.with_for_update() if lock else INCIDENT
+    rows = connection.execute(wanted.where(c.incident_id == incident_id)).all()
+    if not rows and _PREFIX.fullmatch(incident_id):
+        # "g" comes after every digit that an id has: a stretch of the key, where LIKE would read the whole table
+        begins = wanted.where(c.incident_id > incident_id, c.incident_id < incident_id + "g")
+        rows = connection.execute(begins.order_by(c.incident_id).limit(10)).all()
     if not rows:
         raise NoIncident(incident_id)
     if len(rows) > 1:
-        raise AmbiguousIncident(incident_id, tuple(sorted(row.incident_id for row in rows)))
+        raise AmbiguousIncident(incident_id, tuple(row.incident_id for row in rows))
     return incident_of(rows[0])
