@@ -68,4 +68,7 @@ def main() -> None:
     harmonywatch send reports.ndjson --key K     reports in
     harmonywatch alerts --follow                 alerts out
     harmonywatch query "select count(*) from reports"
+
+    Exit status of every command: 0 done; 1 done, and not all is well (a line refused, a report missing, something broken);
+    2 not done: misuse, a refusal, or nobody there.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common, force_option
+from harmonywatch.cli.frame import Shell, common, force_option, reading
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatchReader
@@ -39,7 +39,7 @@ def _output(command: Any) -> Any:
 @click.argument("sql")
 @force_option()
 @_output
-@common
+@reading
 def query(shell: Shell, sql: str, force: str | None, dry_run: bool, **how: Any) -> None:
     """Ask the archive in SQL: one SELECT over the views reports, sightings, heard, alerts, rejects of one force.
 
@@ -64,7 +64,7 @@ def query(shell: Shell, sql: str, force: str | None, dry_run: bool, **how: Any) 
 @click.option("--plot", default=None, metavar="FILE", help="Draw the answer: .png, .svg or .html.")
 @force_option()
 @_output
-@common
+@reading
 def ask(
     shell: Shell, question: str, params: tuple[str, ...], plot: str | None, force: str | None, dry_run: bool, **how: Any
 ) -> None:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common, force_option
+from harmonywatch.cli.frame import EXIT_NOT_WELL, Shell, force_option, reading
 
 VERIFY_COLUMNS = ("force", "accepted", "stored", "missing", "repeated", "repeats", "lag")
 REJECT_COLUMNS = ("reject_id", "received_at", "sender", "code", "pointer", "reason")
@@ -21,7 +21,7 @@ def lake() -> None:
 
 @lake.command("verify")
 @force_option("Only this force.")
-@common
+@reading
 def verify(shell: Shell, force: str | None) -> None:
     """Prove for each force that every accepted report is stored exactly once. Exit status 1 if one is missing or repeated.
 
@@ -43,13 +43,13 @@ def verify(shell: Shell, force: str | None) -> None:
         if verdict.unreadable:
             click.echo(f"{verdict.force}, {verdict.table}: {verdict.unreadable} file(s) cannot be read", err=True)
     shell.table(rows, VERIFY_COLUMNS, "no force yet")
-    sys.exit(0 if clean else 1)
+    sys.exit(0 if clean else EXIT_NOT_WELL)
 
 
 @lake.command("compact")
 @click.option("--vacuum", is_flag=True, help="Also delete files out of use for longer than archive.vacuum_s.")
 @force_option("Only this force.")
-@common
+@reading
 def compact(shell: Shell, vacuum: bool, force: str | None) -> None:
     """Merge small files now, also while the archiver runs (it does so by itself now and then)."""
     rows = (msgspec.to_builtins(done) for done in assemble.compacted(shell.settings, shell.actor, force, vacuum))
@@ -65,7 +65,7 @@ def rejects() -> None:
 @rejects.command("list")
 @click.option("--since", default=None, metavar="TIME", help="Received at or after; RFC 3339 with a zone.")
 @force_option()
-@common
+@reading
 def rejects_list(shell: Shell, since: str | None, force: str | None) -> None:
     """Every reject with its reason, in the lake or still on the stream."""
     with assemble.opened_rejects(shell.settings, shell.actor, force, assemble.moment(since)) as (_, found):
@@ -75,7 +75,7 @@ def rejects_list(shell: Shell, since: str | None, force: str | None) -> None:
 @rejects.command("show")
 @click.argument("reject_id")
 @force_option()
-@common
+@reading
 def rejects_show(shell: Shell, reject_id: str, force: str | None) -> None:
     """A reject's bytes, exactly as they came, on standard output (with --json: facts and base64). It is in the audit."""
     from base64 import b64encode
@@ -93,7 +93,7 @@ def rejects_show(shell: Shell, reject_id: str, force: str | None) -> None:
 @click.option("--all", "every", is_flag=True, help="Every reject of the force.")
 @click.option("--since", default=None, metavar="TIME", help="With --all: received at or after.")
 @force_option()
-@common
+@reading
 def rejects_redrive(
     shell: Shell, reject_ids: tuple[str, ...], every: bool, since: str | None, force: str | None
 ) -> None:

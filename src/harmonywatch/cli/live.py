@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common, force_option
+from harmonywatch.cli.frame import Shell, force_option, reading
+
+if TYPE_CHECKING:
+    from harmonywatch.dispatch.incident import Incident
 
 ALERT_LINE = "{judged_at}  {force}  {name}  score {harmonyscore:g}  at {lat:.5f}, {lon:.5f}  by {watcher_id}  ({rule})"
 INCIDENT_COLUMNS = (
@@ -24,7 +27,7 @@ VERBS = ("acknowledge", "dispatch", "release", "resolve", "reopen", "note")
 @click.option("--follow", is_flag=True, help="Go on: print new ones as they come.")
 @click.option("--since", default=None, metavar="TIME", help="Judged at or after; RFC 3339 with a zone.")
 @force_option("Only this force.")
-@common
+@reading
 def alerts(shell: Shell, follow: bool, since: str | None, force: str | None) -> None:
     """Alerts, oldest judged first, each once, with name and place.
 
@@ -52,7 +55,7 @@ def alerts(shell: Shell, follow: bool, since: str | None, force: str | None) -> 
 @click.group(invoke_without_command=True)
 @click.option("--since", default=None, metavar="TIME", help="With an alert or a change since; RFC 3339 with a zone.")
 @force_option("Only this force.")
-@common
+@reading
 def incidents(shell: Shell, since: str | None, force: str | None) -> None:
     """Incidents of all states, in the order they opened: one per citizen and rule while it lasts.
 
@@ -63,8 +66,6 @@ def incidents(shell: Shell, since: str | None, force: str | None) -> None:
     """
     from harmonywatch.dispatch.listing import list_incidents
 
-    if click.get_current_context().invoked_subcommand is not None:
-        return
     moment = assemble.moment(since)
     with assemble.opened_incidents(shell.settings, force) as store:
         rows = (msgspec.structs.asdict(row) for row in list_incidents(store, force, moment))
@@ -73,13 +74,14 @@ def incidents(shell: Shell, since: str | None, force: str | None) -> None:
 
 @incidents.command("show")
 @click.argument("incident_id")
-@common
-def show(shell: Shell, incident_id: str) -> None:
+@force_option("Only if it is of this force.")
+@reading
+def show(shell: Shell, incident_id: str, force: str | None) -> None:
     """An incident with its occurrences and what was done, oldest first. The beginning of an id is enough."""
     from harmonywatch.dispatch.told import told, wire
 
-    with assemble.opened_incidents(shell.settings, None) as store:
-        incident = store.incident(incident_id)
+    with assemble.opened_incidents(shell.settings, force) as store:
+        incident = _of_force(store.incident(incident_id), force)
         row = msgspec.structs.asdict(told(incident))
         row["log"] = [_with_times(entry, wire) for entry in store.log(incident.incident_id)]
         row["alerts"] = [_with_times(entry, wire) for entry in store.occurrences(incident.incident_id)]
@@ -93,6 +95,15 @@ def show(shell: Shell, incident_id: str) -> None:
                 click.echo("  " + "  ".join(f"{key} {each}" for key, each in entry.items() if each not in (None, "")))
         else:
             click.echo(f"{name}: {value}")
+
+
+def _of_force(incident: Incident, force: str | None) -> Incident:
+    """The incident, unless it is another force's. Raises NoIncident."""
+    from harmonywatch.dispatch.incident import NoIncident
+
+    if force not in (None, incident.force):
+        raise NoIncident(incident.incident_id)
+    return incident
 
 
 def _with_times(entry: dict[str, Any], wire: Any) -> dict[str, Any]:
@@ -113,16 +124,19 @@ def _verb(name: str) -> None:
     @click.option("--note", default="", help="For those who read it later.")
     @click.option("--reason", default=None, help="Of a resolve: handled, false alarm, nobody found, duplicate, other.")
     @click.option("--version", type=int, default=None, help="Refuse if somebody changed it since this version.")
-    @common
-    def act(shell: Shell, incident_id: str, note: str, reason: str | None, version: int | None) -> None:
+    @force_option("Only if it is of this force.")
+    @reading
+    def act(
+        shell: Shell, incident_id: str, note: str, reason: str | None, version: int | None, force: str | None
+    ) -> None:
         from harmonywatch.dispatch.listing import change_incident, officer_act
         from harmonywatch.dispatch.told import told
 
         verb: Any = name
-        with assemble.opened_incidents(shell.settings, None) as store:
-            done = change_incident(
-                store, incident_id, officer_act(verb, shell.actor, assemble.CLOCK, note, reason), version
-            )
+        with assemble.opened_incidents(shell.settings, force) as store:
+            of_force = _of_force(store.incident(incident_id), force)
+            deed = officer_act(verb, shell.actor, assemble.CLOCK, note, reason)
+            done = change_incident(store, of_force.incident_id, deed, version)
         row = msgspec.structs.asdict(told(done))
         shell.row(row, f"{row['incident_id']} {row['name']}: {row['state']} (version {row['version']})")
 

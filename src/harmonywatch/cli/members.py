@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common, force_option
+from harmonywatch.cli.frame import Shell, common, force_option, reading
 from harmonywatch.clock import to_wire
 from harmonywatch.registry.contract import ROLES, Issued, Rule
 
@@ -33,7 +33,7 @@ def force_add(shell: Shell, name: str) -> None:
 
 
 @force.command("list")
-@common
+@reading
 def force_list(shell: Shell) -> None:
     """Every force."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -57,7 +57,7 @@ def _key_verbs(group: click.Group, kind: Any) -> None:
     @group.command("rotate", help=f"A new key for a {kind}; the one before stays valid until the next rotation.")
     @click.argument("name")
     @force_option()
-    @common
+    @reading
     def rotate(shell: Shell, name: str, force: str | None) -> None:
         with assemble.opened_registry(shell.settings, shell.actor) as registry:
             of_force = None if kind == "officer" else assemble.chosen_force(registry, force)
@@ -67,7 +67,7 @@ def _key_verbs(group: click.Group, kind: Any) -> None:
     @click.argument("name")
     @click.option("--key-id", default=None, help="Only this key.")
     @force_option()
-    @common
+    @reading
     def revoke(shell: Shell, name: str, key_id: str | None, force: str | None) -> None:
         with assemble.opened_registry(shell.settings, shell.actor) as registry:
             of_force = force if kind == "officer" else assemble.chosen_force(registry, force)
@@ -77,7 +77,7 @@ def _key_verbs(group: click.Group, kind: Any) -> None:
     @group.command("keys", help=f"A {kind}'s keys, live and revoked (never the key itself).")
     @click.argument("name")
     @force_option()
-    @common
+    @reading
     def keys(shell: Shell, name: str, force: str | None) -> None:
         with assemble.opened_registry(shell.settings, shell.actor) as registry:
             of_force = force if kind == "officer" else assemble.chosen_force(registry, force)
@@ -99,7 +99,7 @@ def _adder(group: click.Group, kind: str, argument: str, add: Callable[[Any, str
     )
     @click.argument("name", metavar=argument)
     @force_option()
-    @common
+    @reading
     def added(shell: Shell, name: str, force: str | None) -> None:
         with assemble.opened_registry(shell.settings, shell.actor) as registry:
             of_force = assemble.chosen_force(registry, force)
@@ -117,7 +117,7 @@ _key_verbs(relay, "relay")
 
 @relay.command("list")
 @force_option()
-@common
+@reading
 def relay_list(shell: Shell, force: str | None) -> None:
     """The relays of a force."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -137,7 +137,7 @@ _key_verbs(watcher, "watcher")
 
 @watcher.command("list")
 @force_option()
-@common
+@reading
 def watcher_list(shell: Shell, force: str | None) -> None:
     """The watchers of a force."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -173,7 +173,7 @@ _key_verbs(officer, "officer")
 
 
 @officer.command("list")
-@common
+@reading
 def officer_list(shell: Shell) -> None:
     """Every officer."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -196,7 +196,7 @@ def rule() -> None:
     "--hours", type=(int, int), default=None, help="From and to, hours of the day in UTC; 22 6 spans midnight."
 )
 @force_option()
-@common
+@reading
 def rule_add(
     shell: Shell,
     rule_id: str,
@@ -235,7 +235,7 @@ def rule_add(
 
 @rule.command("list")
 @force_option()
-@common
+@reading
 def rule_list(shell: Shell, force: str | None) -> None:
     """The rules of a force."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -260,7 +260,7 @@ def rule_list(shell: Shell, force: str | None) -> None:
 @rule.command("remove")
 @click.argument("rule_id")
 @force_option()
-@common
+@reading
 def rule_remove(shell: Shell, rule_id: str, force: str | None) -> None:
     """Remove a rule; its open incidents stay."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -278,7 +278,7 @@ def channel() -> None:
 @click.argument("kind", type=click.Choice(["apprise", "webhook"]))
 @click.argument("url")
 @force_option()
-@common
+@reading
 def channel_add(shell: Shell, kind: Any, url: str, force: str | None) -> None:
     """Add a channel. A webhook is given a secret, printed this once, that signs each call.
 
@@ -293,7 +293,7 @@ def channel_add(shell: Shell, kind: Any, url: str, force: str | None) -> None:
 
 @channel.command("list")
 @force_option()
-@common
+@reading
 def channel_list(shell: Shell, force: str | None) -> None:
     """The channels of a force, without their secrets."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -305,7 +305,7 @@ def channel_list(shell: Shell, force: str | None) -> None:
 @channel.command("remove")
 @click.argument("channel_id")
 @force_option()
-@common
+@reading
 def channel_remove(shell: Shell, channel_id: str, force: str | None) -> None:
     """Remove a channel."""
     with assemble.opened_registry(shell.settings, shell.actor) as registry:
@@ -318,7 +318,7 @@ def channel_remove(shell: Shell, channel_id: str, force: str | None) -> None:
 @force_option("Only this force.")
 @click.option("--since", default=None, metavar="TIME", help="RFC 3339, with a zone.")
 @click.option("--limit", type=int, default=1000, show_default=True, help="The newest so many.")
-@common
+@reading
 def audit(shell: Shell, force: str | None, since: str | None, limit: int) -> None:
     """Who did and asked what, oldest first. It only grows: the database refuses to change or delete an entry."""
     moment = assemble.moment(since)

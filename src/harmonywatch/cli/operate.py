@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common, force_option
+from harmonywatch.cli.frame import EXIT_NOT_WELL, Shell, common, force_option, reading
 
 LAG_COLUMNS = ("force", "topic", "group", "per_s", "records", "lag", "lag_s")
 MARKS = {"fine": "ok  ", "warning": "warn", "broken": "FAIL"}
@@ -19,7 +19,7 @@ MARKS = {"fine": "ok  ", "warning": "warn", "broken": "FAIL"}
 @click.command()
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Over which the rates are measured.")
 @force_option("Only this force.")
-@common
+@reading
 def status(shell: Shell, seconds: float, force: str | None) -> None:
     """Rates, lag in records and seconds, freshness of the lake, rejects, and which service is ready.
 
@@ -47,7 +47,7 @@ def status(shell: Shell, seconds: float, force: str | None) -> None:
 
 
 @click.command()
-@common
+@reading
 def doctor(shell: Shell) -> None:
     """Is this machine and folder fit to run? Exit status 1 if something is broken.
 
@@ -60,7 +60,7 @@ def doctor(shell: Shell) -> None:
     for finding in examine(shell.settings):
         broken = broken or finding.verdict == "broken"
         shell.row(msgspec.to_builtins(finding), f"{MARKS[finding.verdict]}  {finding.what}: {finding.told}")
-    sys.exit(1 if broken else 0)
+    sys.exit(EXIT_NOT_WELL if broken else 0)
 
 
 @click.group()

@@ -10,9 +10,7 @@ from typing import Any
 import click
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import Shell, common
-
-EXIT_SOME_REFUSED = 1
+from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common
 
 
 @click.command()
@@ -20,12 +18,13 @@ EXIT_SOME_REFUSED = 1
 @click.option("--key", required=True, envvar="HARMONYWATCH_KEY", help="Watcher or relay key (or HARMONYWATCH_KEY).")
 @click.option("--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder).")
 @click.option("--ca", default=None, metavar="PEM", help="Certificate to trust, for https.")
+@click.option("--give-up", type=float, default=60.0, show_default=True, help="Seconds without an answer until it ends.")
 @common
-def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None) -> None:
+def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give_up: float) -> None:
     """Send a file of reports: NDJSON, one JSON document or an array of them, also gzipped; `-` reads standard input.
 
     Every line gets a verdict; lines that are no reports are sent too, and kept as rejects. Exit status 0: all accepted;
-    1: some refused (each is printed with its number, pointer and reason); 2: not sent.
+    1: some refused (each is printed with its number, pointer and reason); 2: not sent, or not all of it.
 
     \b
     harmonywatch send reports.ndjson --key hw_r_...
@@ -35,7 +34,8 @@ def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None) -> N
 
     accepted = refused = 0
     try:
-        for verdict in send_file(file, to or assemble.gateway_url(shell.settings), key, ca=ca):
+        url = to or assemble.gateway_url(shell.settings)
+        for verdict in send_file(file, url, key, ca=ca, give_up_s=give_up):
             fine = verdict.status == "accepted"
             accepted, refused = accepted + fine, refused + (not fine)
             row = {name: getattr(verdict, name) for name in verdict.__struct_fields__}
@@ -43,10 +43,10 @@ def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None) -> N
                 shell.row(row)
             elif not fine:
                 shell.row(row, f"line {verdict.line}: {verdict.pointer or '/'} {verdict.reason}")
-    except (GatewayAwayError, KeyRefusedError, OSError, EOFError) as error:
-        raise click.ClickException(str(error)) from None
+    except (GatewayAwayError, KeyRefusedError, OSError, EOFError, ValueError) as error:
+        raise NotDone(str(error)) from None
     shell.say(f"{accepted} accepted, {refused} refused" + (" (kept: harmonywatch rejects list)" if refused else ""))
-    sys.exit(EXIT_SOME_REFUSED if refused else 0)
+    sys.exit(EXIT_NOT_WELL if refused else 0)
 
 
 @click.command()

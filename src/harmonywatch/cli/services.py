@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harmonywatch.cli.frame import Shell, common
+from harmonywatch.cli.frame import NotDone, Shell, common
 from harmonywatch.supervisor import SERVICES, AlreadyUp, Supervisor
 
 DOORS = (
@@ -61,7 +61,7 @@ def up(shell: Shell, **options: Any) -> None:
     try:
         Supervisor(settings.folder, child_arguments(settings, options)).run(stop.event)
     except AlreadyUp as error:
-        raise click.ClickException(str(error)) from None
+        raise NotDone(str(error)) from None
 
 
 def child_arguments(settings: Any, options: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from harmonywatch.cli.frame import EXIT_REFUSED, Shell, common
+from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common
 
 FAULTS = "twice=0.01,late=0.005,order=0.01,malformed=0.002,skew=0.0005,silent=0.001"
 
@@ -43,11 +43,10 @@ def demo(shell: Shell, gateway_port: int, console_port: int, faults: str, **aske
         plan = FleetPlan(faults=parse_faults(faults), **asked)
         outcome = play(Stage(folder, plan, shell.say, gateway_port, console_port))
     except (DemoFailed, FaultSpecError, ValueError) as error:
-        click.echo(f"harmonywatch demo: {error}", err=True)
-        sys.exit(EXIT_REFUSED)
+        raise NotDone(str(error)) from None
     _print(shell, outcome)
     if not outcome.fine:
-        sys.exit(1)
+        sys.exit(EXIT_NOT_WELL)
     shell.say(
         f"\nEverything agrees. The archive stays: harmonywatch questions; harmonywatch ask NAME --force north --data {folder}"
     )
