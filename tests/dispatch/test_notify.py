@@ -13,11 +13,13 @@ import msgspec
 import pytest
 import structlog
 from dispatch_parts import PARTITIONS, Room, alert, later, make_topics, put
+from sqlalchemy import text
 
 from harmonywatch.clock import SystemClock, micros
 from harmonywatch.dispatch.notify import Notifier, NotifierParts, message_of, tell_by_apprise
 from harmonywatch.dispatch.webhook import NotDelivered, post, sign, verify
 from harmonywatch.registry.contract import Channel
+from harmonywatch.registry.engine import open_engine, writing
 from harmonywatch.report.topics import DeliveryRecord
 from harmonywatch.stream.memory import MemoryStream
 
@@ -77,8 +79,8 @@ def receiving(*statuses: int) -> Iterator[Receiver]:
 class Office:
     """A room whose notifier runs, on the wall clock."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stream = MemoryStream()
+    def __init__(self, folder: Path, stream: MemoryStream | None = None) -> None:
+        self.stream = stream or MemoryStream()
         make_topics(self.stream)
         self.clock = SystemClock()
         self.room = Room(self.stream, folder, self.clock)
@@ -103,6 +105,9 @@ class Office:
         while not done():
             assert self.clock.monotonic() < deadline, "not in time"
             pause.wait(0.005)
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.room.telemetry.registry.get_sample_value(f"harmonywatch_{name}", labels)
 
     def wait_empty(self) -> None:
         self.wait(lambda: self.room.store.next_due_us([]) is None)
@@ -201,6 +206,49 @@ def test_what_was_not_told_before_a_crash_is_told_after_it(office: Office) -> No
         office.notifier.start()
         office.wait_empty()
         assert len(receiver.requests) == 1
+
+
+def rename(office: Office, old: str, new: str) -> None:
+    """The state is broken, or whole again, for everybody who looks."""
+    engine = open_engine(office.room.url)
+    with writing(engine) as connection:
+        connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+    engine.dispose()
+
+
+def test_a_state_that_fails_stops_no_notifier_and_is_seen_while_it_lasts(office: Office) -> None:
+    with receiving() as receiver:
+        office.channel(1, receiver.url)
+        office.see(1)
+        rename(office, "notifications", "elsewhere")
+        office.notifier.start()
+        office.wait(lambda: office.notifier.failure is not None)
+        assert "no channel is told" in str(office.notifier.failure)
+        office.wait(lambda: (office.count("failed_total", kind="notifier") or 0) >= 2)
+        rename(office, "elsewhere", "notifications")
+        office.wait(lambda: office.notifier.failure is None)
+        office.wait_empty()
+        assert len(receiver.requests) == 1
+
+
+def test_a_delivery_that_cannot_be_recorded_leaves_no_channel_busy_for_ever(tmp_path: Path) -> None:
+    class Damaged(MemoryStream):
+        def append(self, topic, records):  # type: ignore[no-untyped-def]
+            if topic.startswith("deliveries."):
+                raise OSError("bad sector")
+            return super().append(topic, records)
+
+    office = Office(tmp_path, Damaged())
+    with receiving() as receiver:
+        office.channel(1, receiver.url)
+        office.notifier.start()
+        office.see(1)
+        office.wait_empty()
+        office.see(2, who="Bo")
+        office.wait_empty()
+        assert len(receiver.requests) == 2, "once each: a delivery that was not recorded is a delivery"
+    office.notifier.stop()
+    office.room.store.close()
 
 
 def test_a_claimed_notification_is_nobody_elses_until_the_claim_ends(office: Office) -> None:

@@ -27,7 +27,7 @@ from harmonywatch.clock import Clock, from_wire, micros
 from harmonywatch.dispatch.incident import Sighting, subject_of
 from harmonywatch.dispatch.store import IncidentStore, Poll, Recorded
 from harmonywatch.dispatch.writing import EventKey, PendingEvent
-from harmonywatch.registry.contract import ALERT_AGE_MAX_S_DEFAULT, Channel, Force, RegistryBusy
+from harmonywatch.registry.contract import ALERT_AGE_MAX_S_DEFAULT, Channel, Force, RegistryError
 from harmonywatch.registry.rows import storable
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import EVENTS, AlertRecord, force_of, topic_of
@@ -82,7 +82,7 @@ class Roster:
         self._channels: dict[str, list[Channel]] = {}
 
     def refresh(self) -> None:
-        """A busy registry is no reason to stop, once it was read."""
+        """A registry that cannot be read is no reason to stop, once it was read: its last word holds."""
         if self._clock.monotonic() < self._due:
             return
         try:
@@ -92,7 +92,7 @@ class Roster:
                 self._channels = {force.name: self._desk.channels(force.name) for force in forces}
                 self._ages_us = {force.name: int(force.alert_age_max_s * 1e6) for force in forces}
                 self._version = version
-        except RegistryBusy:
+        except RegistryError:
             if self._version is None:
                 raise
         self._due = self._clock.monotonic() + DESK_INTERVAL_S
@@ -147,7 +147,7 @@ class Dispatcher:
         return self._positions.get(at)
 
     def handle(self, batches: list[Batch]) -> None:
-        """One poll, one commit. Raises AlertTooNew, StreamReset, RegistryBusy, RegistryBroken, and what appends raise."""
+        """One poll, one commit. Raises AlertTooNew, StreamReset, RegistryError, and what appends raise."""
         self._roster.refresh()
         if batches:
             self._record(batches)

@@ -11,7 +11,8 @@ What a crash between two steps leaves:
    with jitter, up to `retry_most_s`; after EXPIRE_S it is given up and counted.
 5. The first time an alert is taken by a channel, `deliveries.<force>` is told.  crash: told by nobody; the alert shows
                                                                                  no `delivered_at`
-So at least once. Never logs a URL or a secret.
+So at least once. Never logs a URL or a secret. When the state fails, it waits, longer each time, and tries again until it
+is stopped; `failure` says so meanwhile.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from harmonywatch.dispatch.dispatcher import Desk, Roster
 from harmonywatch.dispatch.store import IncidentStore, Notification
 from harmonywatch.dispatch.told import ToldIncident
 from harmonywatch.dispatch.webhook import NotDelivered, post
-from harmonywatch.registry.contract import Channel, RegistryBusy
+from harmonywatch.registry.contract import Channel, RegistryError
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import DELIVERIES, DeliveryRecord, encode, topic_of
-from harmonywatch.stream.contract import OutcomeUnknown, Stream, StreamFull, UnknownTopic, partition_of
+from harmonywatch.stream.contract import Stream, partition_of
 from harmonywatch.telemetry import Telemetry
 
 WORKERS = 8
@@ -48,6 +49,9 @@ EXPIRE_S = 86_400.0
 
 IDLE_S = 1.0
 """How often the outbox is looked at when nothing wakes: another worker's rows, whose worker died."""
+
+PAUSE_FIRST_S, PAUSE_MOST_S = 0.1, 5.0
+"""Between two tries when the state cannot be read or written: a full disk that has room again is noticed within this."""
 
 RECENT_MAX = 100_000
 
@@ -74,7 +78,8 @@ class _Tried:
 
 
 class Notifier:
-    """`start` it, `wake` it when there is something to tell, `stop` it; `failure` says why it ended by itself."""
+    """`start` it, `wake` it when there is something to tell, `stop` it; `failure`: why it cannot work at this moment, None
+    when it can. It ends only when it is stopped."""
 
     def __init__(self, parts: NotifierParts) -> None:
         self._parts = parts
@@ -87,7 +92,7 @@ class Notifier:
         self._recent: dict[str, None] = {}
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="notify")
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
-        self.failure: BaseException | None = None
+        self.failure: str | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -103,28 +108,43 @@ class Notifier:
             self._thread.join()
 
     def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
+        pause_s = PAUSE_FIRST_S
+        while not self._stopping.is_set():
+            try:
                 self._step()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            except Exception as error:  # noqa: BLE001 whatever it was, the channels must be told when it is over
+                self._fail(error, pause_s)
+                self._stopping.wait(pause_s)
+                pause_s = min(PAUSE_MOST_S, pause_s * 2)
+                continue
+            if self.failure is not None:
+                _LOG.info("notifier works again")
+                self.failure, pause_s = None, PAUSE_FIRST_S
+        self._end()
+
+    def _fail(self, error: Exception, pause_s: float) -> None:
+        """Shown while it lasts; in the log once, however often it is tried."""
+        told = f"no channel is told at the moment: {type(error).__name__}: {error}"
+        self._parts.telemetry.failed.labels("notifier").inc()
+        if told != self.failure:
+            _LOG.error("notifier failed, tries again", reason=str(error), kind=type(error).__name__, pause_s=pause_s)
+        self.failure = told
+
+    def _end(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        try:
             self._settle()
-        except BaseException as error:
-            self.failure = error
-            _LOG.error("notifier ended", kind=type(error).__name__)
-            raise
+        except RegistryError as error:
+            _LOG.warning("what was told last is told again", reason=str(error))
 
     def _step(self) -> None:
         """Wait for a reason, write down what was tried, and try what is due."""
-        try:
-            self._woken.wait(self._wait_s())
-            self._woken.clear()
-            self._settle()
-            self._roster.refresh()
-            now_us = micros(self._parts.clock.now())
-            claimed = self._parts.store.claim(now_us, int(CLAIM_S * 1e6), sorted(self._busy), CLAIM_MOST)
-        except RegistryBusy:
-            self._parts.telemetry.failed.labels("state-busy").inc()
-            return
+        self._woken.wait(self._wait_s())
+        self._woken.clear()
+        self._settle()
+        self._roster.refresh()
+        now_us = micros(self._parts.clock.now())
+        claimed = self._parts.store.claim(now_us, int(CLAIM_S * 1e6), sorted(self._busy), CLAIM_MOST)
         by_channel: dict[str, list[Notification]] = {}
         for notification in claimed:
             by_channel.setdefault(notification.channel_id, []).append(notification)
@@ -166,11 +186,15 @@ class Notifier:
             return str(error)
         except Exception as error:  # noqa: BLE001 a library of a hundred services: whatever it was, this try failed
             return type(error).__name__
-        self._delivered(notification)
+        try:
+            self._delivered(notification)
+        except Exception as error:  # noqa: BLE001 it was taken all the same: told again it would be told twice
+            self._parts.telemetry.failed.labels("deliveries-append").inc()
+            _LOG.warning("delivery not recorded", reason=type(error).__name__, force=notification.force)
         return None
 
     def _delivered(self, notification: Notification) -> None:
-        """The alert was handed over; say so once per process."""
+        """The alert was handed over; say so once per process. Raises what the stream raises."""
         if notification.alert_id in self._recent:
             return
         if len(self._recent) >= RECENT_MAX:
@@ -181,12 +205,8 @@ class Notifier:
         self._parts.telemetry.deliver_s.labels(notification.force).observe(max(0.0, waited_s))
         topic = topic_of(DELIVERIES, notification.force)
         record = encode(DeliveryRecord(VERSION, notification.alert_id, to_wire(now), notification.channel_id))
-        try:
-            partitions = self._parts.stream.topics().get(topic, 1)
-            self._parts.stream.append(topic, {partition_of(notification.alert_id.encode(), partitions): [record]})
-        except (StreamFull, OutcomeUnknown, UnknownTopic) as error:
-            self._parts.telemetry.failed.labels("deliveries-append").inc()
-            _LOG.warning("delivery not recorded", reason=type(error).__name__, force=notification.force)
+        partitions = self._parts.stream.topics().get(topic, 1)
+        self._parts.stream.append(topic, {partition_of(notification.alert_id.encode(), partitions): [record]})
 
     # --- afterwards
 
