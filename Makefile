@@ -4,10 +4,10 @@ BIN := .venv/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test test-cluster check lock clean
 
 help:  ## what each verb does
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.ready  ## the environment, from requirements.lock
 
@@ -30,6 +30,10 @@ check: setup  ## style, types and the one-way imports
 test: check  ## every test
 	@$(BIN)/python -m pytest
 
+test-cluster: setup  ## the same contracts on real engines: Kafka and others, fetched first
+	@$(BIN)/python -m engines install
+	@$(BIN)/python -m pytest tests/cluster
+
 lock:  ## resolve pyproject.toml again into requirements.lock (needs the network)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --group dev pyproject.toml -o requirements.lock
@@ -37,4 +41,4 @@ lock:  ## resolve pyproject.toml again into requirements.lock (needs the network
 	  --group spark --constraint requirements.lock -o requirements-spark.lock
 
 clean:  ## everything generated
-	rm -rf .venv build dist demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .engines build dist demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
