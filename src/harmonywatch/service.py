@@ -6,6 +6,7 @@ line says how); 1 a bug.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
@@ -64,11 +65,16 @@ def _watch_parent(stop: Stop) -> None:
 
 
 def note_place(folder: Path, service: str, **facts: Any) -> None:
-    """Write DATA/run/SERVICE.json, whole or not at all: where a service of this folder can be asked how it is."""
+    """Write DATA/run/SERVICE.json, whole or not at all: where a service of this folder can be asked how it is.
+
+    The note is locked while this process lives, so that it is never believed after its death: a pid comes again.
+    """
     place = folder / "run"
     place.mkdir(parents=True, exist_ok=True)
     draft = place / f"{service}.{os.getpid()}.draft"
-    draft.write_text(json.dumps({"service": service, "pid": os.getpid(), **facts}))
+    note = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)  # stays open: its end is the end of the lock
+    os.write(note, json.dumps({"service": service, "pid": os.getpid(), **facts}).encode())
+    fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
     draft.rename(place / f"{service}.json")
 
 
@@ -77,11 +83,19 @@ def places(folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / "run").glob("*.json")):
         try:
-            note = json.loads(path.read_text())
-            os.kill(note["pid"], 0)
-        except (ValueError, KeyError, FileNotFoundError, ProcessLookupError):
+            with path.open() as file:
+                if not _is_locked(file):
+                    continue
+                note = json.load(file)
+                found[note["service"]] = note
+        except (ValueError, KeyError, FileNotFoundError):
             continue
-        except PermissionError:
-            pass  # another user's process is a process
-        found[note["service"]] = note
     return found
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -2,7 +2,8 @@
 
 The children hold the other end of a pipe as their standard input: when this process is gone, however it went, they read its
 end and stop (service.py). A lock on DATA/run/up.lock keeps a second `up` off the same folder. Backoff: 0.1 s, doubled up to
-2 s, back to 0.1 s once a service has lived for 10 s.
+2 s, back to 0.1 s once a service has lived for 10 s. A service that cannot even be started (no memory, no process, no log
+file) is said to be so, and tried again like one that ended.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class _Child:
     backoff_s: float = BACKOFF_LEAST_S
     due_at: float = 0.0
     restarts: int = 0
+
+    def let_go(self) -> None:
+        """Our end of the pipe of a process that has ended."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 @dataclass
@@ -91,9 +97,7 @@ class Supervisor:
         code = child.process.poll()
         if code is None:
             return
-        steady = now - child.started_at > STEADY_S
-        child.backoff_s = BACKOFF_LEAST_S if steady else min(child.backoff_s * 2, BACKOFF_MOST_S)
-        child.due_at, child.process = now + child.backoff_s, None
+        self._again_later(child, now)
         child.restarts += 1
         self._log.warning(
             "service ended, will be started again", service=child.service, code=code, after_s=child.backoff_s
@@ -101,21 +105,37 @@ class Supervisor:
         if self.on_restart:
             self.on_restart(child.service, code)
 
+    def _again_later(self, child: _Child, now: float) -> None:
+        child.let_go()
+        steady = now - child.started_at > STEADY_S
+        child.backoff_s = BACKOFF_LEAST_S if steady else min(child.backoff_s * 2, BACKOFF_MOST_S)
+        child.due_at, child.process = now + child.backoff_s, None
+
     def _start(self, child: _Child) -> None:
         child.started_at = time.monotonic()
+        try:
+            child.process = self._spawned(child.service)
+        except OSError as error:
+            self._again_later(child, child.started_at)
+            self._log.error(
+                "service cannot be started", service=child.service, reason=str(error), after_s=child.backoff_s
+            )
+            return
+        self._log.info("service started", service=child.service, pid=child.process.pid)
+
+    def _spawned(self, service: str) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as stack:
             out: IO[bytes] | None = None
             if self.logs is not None:
-                out = stack.enter_context((self.logs / f"{child.service}.log").open("ab"))
-            child.process = subprocess.Popen(
-                [sys.executable, "-m", "harmonywatch", "run", child.service, *self.arguments],
+                out = stack.enter_context((self.logs / f"{service}.log").open("ab"))
+            return subprocess.Popen(
+                [sys.executable, "-m", "harmonywatch", "run", service, *self.arguments],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **self.environment, "HARMONYWATCH_SUPERVISED": "1"},
                 start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on, in order
             )
-        self._log.info("service started", service=child.service, pid=child.process.pid)
 
     def _stop_all(self) -> None:
         """The door closes first and answers what it has; then the others finish what is on the stream."""
@@ -133,18 +153,22 @@ class Supervisor:
                 self._log.error("service did not stop in time, killed", service=child.service)
                 child.process.kill()
                 child.process.wait()
+            child.let_go()
 
     @contextlib.contextmanager
     def _lock(self) -> Any:
         place = self.folder / "run"
         place.mkdir(parents=True, exist_ok=True)
-        with (place / "up.lock").open("w") as file:
+        with (place / "up.lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                file.seek(0)
                 raise AlreadyUp(
-                    f"another `harmonywatch up` runs on {self.folder}; stop it, or give another --data"
+                    f"another `harmonywatch up` (process {file.read() or '?'}) runs on {self.folder}; stop it, or give"
+                    " another --data"
                 ) from None
+            file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
