@@ -24,7 +24,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, NoResultFound
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy
 
@@ -32,6 +33,7 @@ BUSY_TIMEOUT_S = 5.0
 """Longer than any transaction here; a lock held longer is a stuck process, and the caller should say so."""
 
 _BEGIN = "harmonywatch_begin"
+_FILE = "harmonywatch_file"
 _MIGRATION_LOCK = 0x68617277
 """Any fixed number: the key of PostgreSQL's advisory lock under which schemas change."""
 
@@ -52,6 +54,7 @@ def open_engine(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
         connect_args={"timeout": busy_timeout_s, "isolation_level": None, "check_same_thread": False},
     )
     event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "checkout", _on_sqlite_checkout)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine
 
@@ -64,9 +67,26 @@ def _make_private_file(path: Path) -> None:
         raise RegistryBroken(str(path), error.strerror or str(error)) from error
 
 
-def _on_sqlite_connect(connection: Any, _record: object) -> None:
+def _on_sqlite_connect(connection: Any, record: ConnectionPoolEntry) -> None:
     for pragma in ("journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
+    (_, _, path) = connection.execute("PRAGMA database_list").fetchone()
+    record.info[_FILE] = (path, _identity(path))
+
+
+def _on_sqlite_checkout(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A file that was put in the place of ours (a backup restored) is opened instead: ours is on no path any more."""
+    path, identity = record.info[_FILE]
+    if _identity(path) != identity:
+        raise DisconnectionError(f"{path} was replaced")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
@@ -127,3 +147,5 @@ def _translated(engine: Engine) -> Iterator[None]:
         if error.connection_invalidated or type(error).__name__ in ("OperationalError", "DatabaseError"):
             raise RegistryBroken(where, reason) from error
         raise
+    except NoResultFound as error:
+        raise RegistryBroken(str(engine.url.database), f"holds what no registry wrote: {error}") from error

@@ -1,24 +1,21 @@
 """The few verbs that a door or a judge needs of the registry, without the weight of it.
 
 SQLAlchemy costs 0.2 s and 28 MB to import, in every process; the gateway must answer within a second of its start, also
-when all services start at once on two cores. So for a SQLite URL these verbs go through Python's own `sqlite3`, on one
-kept connection; for any other URL, or a schema that must be brought forward first, the registry itself is opened. The
+when all services start at once on two cores. So these verbs go through the engine's own driver, on one kept connection
+(`light_sqlite.py`, `light_postgres.py`); only a schema that must be brought forward first opens the registry itself. The
 tests run every verb against both and want the same answers.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harmonywatch.clock import Clock, micros
-from harmonywatch.registry.contract import RegistryBroken, RegistryBusy, Rule
+from harmonywatch.registry.contract import RegistryBroken, Rule
 from harmonywatch.registry.keyring import EMPTY, Keyring
-from harmonywatch.registry.migrations import SCHEMA_HEAD
 from harmonywatch.registry.near import not_found
 from harmonywatch.registry.rows import (
     KEY_COLUMNS,
@@ -33,9 +30,6 @@ from harmonywatch.registry.rows import (
 if TYPE_CHECKING:
     from harmonywatch.registry.store import Registry
 
-BUSY_TIMEOUT_S = 5.0
-
-SQL_REVISION = "SELECT version_num FROM alembic_version"
 SQL_VERSION = "SELECT version FROM state"
 SQL_KEYS = "SELECT hash, revoked_us, key_id, kind, force, subject, role FROM keys WHERE version > ?"
 SQL_FORCES = "SELECT name FROM forces ORDER BY name"
@@ -44,10 +38,7 @@ SQL_RULES = (
     "FROM rules ORDER BY force, created_us, rule_id"
 )
 SQL_WATCHERS = "SELECT watcher_id FROM watchers WHERE force = ?"
-SQL_ENROL = (
-    "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (:force, :watcher_id, :via, :enrolled_us) "
-    "ON CONFLICT DO NOTHING"
-)
+SQL_ENROL = "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 SQL_AUDIT = (
     "INSERT INTO audit (at_us, actor, action, force, target, detail, reason) "
     "VALUES (?, ?, 'watchers.enrol', ?, ?, ?, '')"
@@ -71,6 +62,41 @@ class Door(Protocol):
     def close(self) -> None: ...
 
 
+class Cursor(Protocol):
+    """What Python's database drivers agree about."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def execute(self, sql: Any, values: Sequence[Any] = (), /) -> Any: ...
+
+    def executemany(self, sql: Any, rows: Sequence[Sequence[Any]], /) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Link(Protocol):
+    """One kept connection to a database; safe for several threads. `where` names it in errors; `mark` stands for a value in
+    its SQL. Every verb raises RegistryBusy and RegistryBroken for whatever the engine does."""
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def mark(self) -> str: ...
+
+    def ask(self, sql: str) -> list[Any]:
+        """One statement without values."""
+
+    def reading(self) -> AbstractContextManager[Cursor]:
+        """One snapshot."""
+
+    def writing(self) -> AbstractContextManager[Cursor]:
+        """A transaction of which there is one at a time over all processes, committed and durable when the block ends."""
+
+    def close(self) -> None: ...
+
+
 def open_glance(url: str, clock: Clock) -> Door:
     """The light view of the registry at `url`, brought to this program's schema if need be.
 
@@ -78,10 +104,12 @@ def open_glance(url: str, clock: Clock) -> Door:
     """
     if not url.startswith("sqlite:///"):
         return _open_registry(url, clock)
-    path = Path(url.removeprefix("sqlite:///"))
-    if not _is_current(path):
+    from harmonywatch.registry.light_sqlite import SqliteLink
+
+    link = SqliteLink(Path(url.removeprefix("sqlite:///")))
+    if not link.is_current():
         _open_registry(url, clock).close()
-    return Glance(_connect(path), path, clock)
+    return Glance(link, clock)
 
 
 def _open_registry(url: str, clock: Clock) -> Registry:
@@ -90,95 +118,67 @@ def _open_registry(url: str, clock: Clock) -> Registry:
     return open_registry(url, clock=clock, actor="service")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    return connection
-
-
-def _is_current(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size == 0:
-        return False
-    connection = _connect(path)
-    try:
-        return connection.execute(SQL_REVISION).fetchall() == [(SCHEMA_HEAD,)]
-    except sqlite3.OperationalError:
-        return False  # whatever it is, opening the registry names it
-    finally:
-        connection.close()
-
-
 class Glance:
-    """A `Door` to a SQLite registry; safe for several threads, which take turns."""
+    """A `Door` over a `Link`; safe for several threads, which take turns."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, clock: Clock) -> None:
-        self._connection = connection
-        self._path = path
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
         self._clock = clock
-        self._turn = threading.Lock()
 
     def version(self) -> int:
-        return int(self._read(SQL_VERSION)[0][0])
+        with self._understood():
+            return int(self._link.ask(SQL_VERSION)[0][0])
 
     def keyring(self, since: Keyring | None = None) -> Keyring:
         older = since or EMPTY
-        with self._transaction("BEGIN") as connection:
-            version = int(connection.execute(SQL_VERSION).fetchall()[0][0])
-            rows = connection.execute(SQL_KEYS, (older.version,)).fetchall()
-        return older.changed(version, key_changes(rows))
+        with self._understood(), self._link.reading() as cursor:
+            version = int(self._rows(cursor, SQL_VERSION)[0][0])
+            changes = key_changes(self._rows(cursor, SQL_KEYS, older.version))
+        return older.changed(version, changes)
 
     def all_rules(self) -> dict[str, list[Rule]]:
-        with self._transaction("BEGIN") as connection:
-            forces = [row[0] for row in connection.execute(SQL_FORCES).fetchall()]
-            rows = connection.execute(SQL_RULES).fetchall()
-        return rules_by_force(forces, rows)
+        with self._understood(), self._link.reading() as cursor:
+            forces = [row[0] for row in self._rows(cursor, SQL_FORCES)]
+            return rules_by_force(forces, self._rows(cursor, SQL_RULES))
 
     def known_watchers(self, force: str) -> set[str]:
-        with self._transaction("BEGIN") as connection:
-            self._require_force(connection, force)
-            return {row[0] for row in connection.execute(SQL_WATCHERS, (force,)).fetchall()}
+        with self._link.reading() as cursor:
+            self._require_force(cursor, force)
+            return {row[0] for row in self._rows(cursor, SQL_WATCHERS, force)}
 
     def enrol(self, force: str, watcher_ids: Collection[str], via: str) -> int:
         now_us = micros(self._clock.now())
         rows = enrolment_rows(force, list(watcher_ids), via, now_us)
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            self._require_force(connection, force)
-            new = connection.executemany(SQL_ENROL, rows).rowcount
+        with self._link.writing() as cursor:
+            self._require_force(cursor, force)
+            if not rows:
+                return 0
+            cursor.executemany(self._sql(SQL_ENROL), [tuple(row.values()) for row in rows])
+            new = max(cursor.rowcount, 0)
             if new > 0:
-                detail = json_text({"new": new})
-                connection.execute(SQL_AUDIT, (now_us, storable(f"relay:{via}"), force, storable(via), detail))
-            return max(new, 0)
+                values = (now_us, storable(f"relay:{via}"), force, storable(via), json_text({"new": new}))
+                cursor.execute(self._sql(SQL_AUDIT), values)
+            return new
 
     def close(self) -> None:
-        with self._turn:
-            self._connection.close()
+        self._link.close()
 
-    def _require_force(self, connection: sqlite3.Connection, force: str) -> None:
-        names = [row[0] for row in connection.execute(SQL_FORCES).fetchall()]
+    def _require_force(self, cursor: Cursor, force: str) -> None:
+        names = [row[0] for row in self._rows(cursor, SQL_FORCES)]
         if force not in names:
             raise not_found("force", force, names)
 
-    def _read(self, sql: str) -> list[Any]:
-        with self._turn, self._translated():
-            return self._connection.execute(sql).fetchall()
+    def _rows(self, cursor: Cursor, sql: str, *values: object) -> list[Any]:
+        cursor.execute(self._sql(sql), values)
+        return cursor.fetchall()
+
+    def _sql(self, sql: str) -> str:
+        return sql.replace("?", self._link.mark)
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._turn, self._translated():
-            self._connection.execute(begin)
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _understood(self) -> Iterator[None]:
+        """A database that was restored by half has tables without the rows that belong there."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise RegistryBusy(str(self._path)) from error
-            raise RegistryBroken(str(self._path), str(error)) from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise RegistryBroken(self._link.where, f"holds what no registry wrote: {error!r}") from error

@@ -16,11 +16,10 @@ from typing import Protocol
 
 from harmonywatch.clock import Clock
 from harmonywatch.registry.contract import KeyInfo, KeyKind, RegistryError
+from harmonywatch.registry.revalidate import REVALIDATE_S, Revalidator
 
 KEY_BYTES = 32
 KEY_TEXT_LENGTH = len("hw_w_") + 43
-REVALIDATE_S = 0.25
-"""Design, decisions. Revocation must bite within 1 s, so three checks may fail before a promise does."""
 
 
 def key_text(kind: KeyKind, random: bytes) -> str:
@@ -86,25 +85,19 @@ class KeyringCache:
     def __init__(self, source: KeySource, clock: Clock, revalidate_s: float = REVALIDATE_S) -> None:
         self._source = source
         self._clock = clock
-        self._revalidate_s = revalidate_s
         self._keyring = EMPTY
         self._checked_at: float | None = None
         self._reading = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._revalidator = Revalidator("keyring", self.refresh, revalidate_s)
 
     def start(self) -> None:
         """Read the keyring, then keep it fresh until `close`. Raises what the registry raises."""
         self.refresh()
-        self._thread = threading.Thread(target=self._revalidate_for_ever, name="keyring", daemon=True)
-        self._thread.start()
+        self._revalidator.start()
 
     def close(self) -> None:
         """Stop revalidating. Twice is once."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._revalidator.close()
 
     def __enter__(self) -> KeyringCache:
         self.start()
@@ -138,8 +131,10 @@ class KeyringCache:
         """Ask for the version and, if it rose, for what changed. Raises what the registry raises."""
         with self._reading:
             asked_at = self._clock.monotonic()
-            if self._source.version() != self._keyring.version:
-                self._keyring = self._source.keyring(self._keyring)
+            version = self._source.version()
+            if version != self._keyring.version:
+                # lower: a backup was restored, and what is newer than ours is not what changed
+                self._keyring = self._source.keyring(self._keyring if version > self._keyring.version else None)
             self._checked_at = asked_at
 
     def age_s(self) -> float:
@@ -149,11 +144,5 @@ class KeyringCache:
 
     def _age_max_s(self) -> float:
         """Without a thread each caller revalidates; beside one, only if it fell behind, still within 1 s."""
-        return self._revalidate_s if self._thread is None else 3 * self._revalidate_s
-
-    def _revalidate_for_ever(self) -> None:
-        while not self._stopping.wait(self._revalidate_s):
-            try:
-                self.refresh()
-            except RegistryError:
-                continue  # `age_s` tells; the next round tries again
+        revalidate_s = self._revalidator.interval_s
+        return 3 * revalidate_s if self._revalidator.is_running else revalidate_s
