@@ -126,11 +126,12 @@ def _dispatch(settings: Settings, stop: Stop) -> None:
 
 
 def _archive(settings: Settings, stop: Stop) -> None:
+    give_way(settings.archive.nice)  # before its libraries load: they count their threads only once
+
     from harmonywatch.archive.archiver import Archiver
     from harmonywatch.archive.compact import keep_compact
     from harmonywatch.archive.tables import Folders
 
-    give_way(settings.archive.nice)
     stream, telemetry, lake = assemble.open_stream(settings), Telemetry("archive"), assemble.open_lake(settings)
     folders = Folders(settings.keys_folder, settings.folder / "archive-index")
     handler = Archiver(lake, folders, stream.id, settings.archive, assemble.CLOCK, telemetry)
