@@ -91,14 +91,19 @@ def _gateway(settings: Settings, stop: Stop) -> None:
 
 def _alerting(settings: Settings, stop: Stop) -> None:
     from harmonywatch.alerting.alerter import Alerter
+    from harmonywatch.registry.remembered import RememberedRules
 
     stream, door, telemetry = assemble.open_stream(settings), assemble.open_door(settings), Telemetry("alerting")
-    handler = Alerter(stream, door, settings.alerting, assemble.CLOCK, telemetry)
+    assemble.ensure_all_topics(settings, stream, door)
+    rules = RememberedRules(door, assemble.CLOCK)
+    rules.start()
+    handler = Alerter(stream, rules, settings.alerting, assemble.CLOCK, telemetry)
     try:
         Follower(settings, stream, telemetry, stop).run(
             handler, "alerting", REPORTS, commit_interval_s=settings.alerting.commit_interval_s
         )
     finally:
+        rules.close()
         door.close()
         stream.close()
 
@@ -106,20 +111,24 @@ def _alerting(settings: Settings, stop: Stop) -> None:
 def _dispatch(settings: Settings, stop: Stop) -> None:
     from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
     from harmonywatch.dispatch.notify import Notifier, NotifierParts
+    from harmonywatch.registry.remembered import RememberedDesk
 
     stream, registry = assemble.open_stream(settings), assemble.open_registry(settings, "service:dispatch")
     store, telemetry = assemble.open_incidents(settings), Telemetry("dispatch")
+    desk = RememberedDesk(registry, assemble.CLOCK)
+    desk.start()
     notifier = Notifier(
-        NotifierParts(store, stream, registry, assemble.CLOCK, telemetry, settings.dispatch.retry_most_s, random.random)
+        NotifierParts(store, stream, desk, assemble.CLOCK, telemetry, settings.dispatch.retry_most_s, random.random)
     )
     notifier.start()
-    parts = DispatchParts(store, stream, registry, assemble.CLOCK, telemetry, notifier.wake)
+    parts = DispatchParts(store, stream, desk, assemble.CLOCK, telemetry, notifier.wake)
     try:
         Follower(settings, stream, telemetry, stop).run(
             Dispatcher(parts), "dispatch", ALERTS, ready=lambda: [str(notifier.failure)] if notifier.failure else []
         )
     finally:
         notifier.stop()
+        desk.close()
         stream.close()
         store.close()
         registry.close()
