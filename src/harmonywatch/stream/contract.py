@@ -17,8 +17,8 @@ What every adapter promises, and the conformance suite (`tests/stream/`) checks:
 5. Retention deletes whole segments, oldest first, never one that holds a record which a registered group has not read.
 6. Committed positions are durable when `commit` returns, and never lower than the records they vouch for.
 7. Topics do not hold one another up. What goes wrong with one topic of a reader (`PositionLost`, `TopicDamaged`, whatever
-   `start` raised for it) is raised by `poll`, once, after all that other topics had at hand. From then on that topic is
-   *aside*: it gives nothing until it is taken up again, and the others lose nothing.
+   `start` raised for it) is raised by `poll`, once, in the place of batches. From then on that topic is *aside*: it gives
+   nothing until it is taken up again, and the others lose nothing.
 
 Errors, by who must act: the caller has a bug (`UnknownTopic`, `RecordTooLarge`, `ClosedStream`), the operator
 (`TopicMismatch`, `PositionLost`, `TopicDamaged`, `StreamReset`, `StreamBroken`), time (`StreamFull`, `OutcomeUnknown`).
@@ -143,6 +143,10 @@ class StreamFull(StreamError):
 
 class OutcomeUnknown(StreamError):
     """The append may or may not have happened; appending the same records again may repeat them."""
+
+
+WHOLE_STREAM = (StreamBroken, StreamReset, ClosedStream)
+"""Whoever meets one of these ends; every other error concerns one topic."""
 
 
 class PartitionsMoved(StreamError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from harmonywatch.stream.contract import Batch, Bounds, PositionLost, StreamBroken
+from harmonywatch.stream.contract import Batch, Bounds, PositionLost, TopicDamaged
 from harmonywatch.stream.framing import CorruptBlob, Packer, proof_of
 from harmonywatch.stream.segment import Gone, Row, Segment
 from harmonywatch.stream.starting import tail
@@ -20,7 +20,7 @@ TAKE_BYTES_MAX = 8 << 20
 
 
 class Cursor:
-    """Used by one thread. Raises PositionLost if retention overtook it, StreamBroken on damage."""
+    """Used by one thread. Raises PositionLost if retention overtook it, TopicDamaged."""
 
     def __init__(self, place: Path, positions: dict[int, int]) -> None:
         self._place, self._topic, self._positions = place, place.name, positions
@@ -48,15 +48,15 @@ class Cursor:
         wanted = self._positions.get(row.partition)
         end = row.base_offset + row.records
         if row.proof != proof_of(*row[1:6], row.data):
-            raise StreamBroken(f"{self._segment.path}: row {row.id} is not what was written")
+            raise self._damaged(f"{self._segment.path}: row {row.id} is not what was written")
         if wanted is None or end <= wanted:
             return None
         if row.base_offset > wanted:
-            raise StreamBroken(f"{self._topic}[{row.partition}]: records {wanted} to {row.base_offset} are missing")
+            raise self._damaged(f"[{row.partition}]: records {wanted} to {row.base_offset} are missing")
         try:
             values = self._packer.unpack(row.framing, row.data, row.records)
         except CorruptBlob as error:
-            raise StreamBroken(f"{self._topic}[{row.partition}] at {row.base_offset}: {error}") from None
+            raise self._damaged(f"[{row.partition}] at {row.base_offset}: {error}") from None
         self._positions[row.partition] = end
         return tail(Batch(self._topic, row.partition, row.base_offset, values, row.appended_us), wanted)
 
@@ -65,7 +65,7 @@ class Cursor:
         path = following(self._segment.path)
         if not sealed:
             if path.exists() and not self._segment.sealed():
-                raise StreamBroken(f"{self._segment.path} lost its end: it has a successor, but is not sealed")
+                raise self._damaged(f"{self._segment.path} lost its end: it has a successor, but is not sealed")
             return False
         try:
             segment = Segment(path)
@@ -73,7 +73,7 @@ class Cursor:
             if int(segment_paths(self._place)[-1].stem) <= self._segment.number:
                 return False  # nobody has made the next one yet
             self._check_kept()
-            raise StreamBroken(f"{path} is missing") from None
+            raise self._damaged(f"{path} is missing") from None
         self._check_joined(segment)
         self._segment.close()
         self._segment, self._row = segment, 0
@@ -83,10 +83,13 @@ class Cursor:
         for partition, position in self._positions.items():
             if position < segment.starts[partition]:
                 segment.close()
-                raise StreamBroken(
-                    f"{self._topic}[{partition}]: records {position} to {segment.starts[partition]} are missing "
+                raise self._damaged(
+                    f"[{partition}]: records {position} to {segment.starts[partition]} are missing "
                     f"at the end of {self._segment.path}"
                 )
+
+    def _damaged(self, reason: str) -> TopicDamaged:
+        return TopicDamaged(self._topic, reason)
 
     def _check_kept(self) -> None:
         """Raises PositionLost if retention deleted what comes next."""

@@ -17,7 +17,7 @@ from harmonywatch.stream.contract import (
     TopicPartition,
     UnknownTopic,
 )
-from harmonywatch.stream.starting import begin, check_sizes, check_topic, matches, tail
+from harmonywatch.stream.starting import Aside, begin, check_sizes, check_topic, matches, tail
 
 
 class MemoryStream:
@@ -128,30 +128,42 @@ class _Reader:
     def __init__(self, stream: MemoryStream, topics: str | tuple[str, ...], group: str | None, start: Start | None):
         self._stream, self._topics, self._group, self._start = stream, topics, group, start
         self._positions: dict[TopicPartition, int] = {}
+        self._assigned: set[TopicPartition] = set()
+        self._aside = Aside()
         self._closed = False
         self._adopt()
 
     def poll(self, timeout_s: float) -> list[Batch]:
         deadline = time.monotonic() + timeout_s
+        self._aside.tell()
         while True:
             if self._closed:
                 raise ClosedStream
             self._adopt()
-            found: list[Batch] = []
-            for at, position in self._positions.items():
-                batches = self._stream.read(at.topic, at.partition, position, 1000)
-                if batches:
-                    self._positions[at] = batches[-1].position
-                    found += batches
-            left = deadline - time.monotonic()
-            if found or left <= 0:
+            found = self._take()
+            if found:
                 return found
+            self._aside.tell()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return []
             with self._stream._changed:
                 self._stream._changed.wait(min(left, 0.005))
 
+    def set_aside(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            self._aside.add(topic)
+            self._drop(topic)
+
+    def take_up(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            self._aside.discard(topic)
+            self._drop(topic)
+        self._adopt()
+
     def assigned(self) -> frozenset[TopicPartition]:
         self._adopt()
-        return frozenset(self._positions)
+        return frozenset(self._assigned)
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         with self._stream._changed:
@@ -167,13 +179,33 @@ class _Reader:
     def close(self) -> None:
         self._closed = True
 
+    def _take(self) -> list[Batch]:
+        found: list[Batch] = []
+        for at, position in list(self._positions.items()):
+            batches: list[Batch] = []
+            with self._aside.contained(at.topic):
+                batches = self._stream.read(at.topic, at.partition, position, 1000)
+            if at.topic in self._aside:
+                self._drop(at.topic)
+            elif batches:
+                self._positions[at] = batches[-1].position
+                found += batches
+        return found
+
     def _adopt(self) -> None:
         for topic, partitions in self._stream.topics().items():
             if not matches(topic, self._topics):
                 continue
-            for partition in range(partitions):
-                at = TopicPartition(topic, partition)
-                if at not in self._positions:
-                    if self._group is not None:
-                        self._stream.register(self._group, topic)
-                    self._positions[at] = begin(self._stream, at, self._group, self._start)
+            self._assigned |= {TopicPartition(topic, partition) for partition in range(partitions)}
+            if topic not in self._aside and TopicPartition(topic, 0) not in self._positions:
+                with self._aside.contained(topic):
+                    self._begin(topic, partitions)
+
+    def _begin(self, topic: str, partitions: int) -> None:
+        if self._group is not None:
+            self._stream.register(self._group, topic)
+        places = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._positions |= {at: begin(self._stream, at, self._group, self._start) for at in places}
+
+    def _drop(self, topic: str) -> None:
+        self._positions = {at: position for at, position in self._positions.items() if at.topic != topic}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from harmonywatch.stream.contract import StreamBroken, StreamError, StreamFull, TopicPartition
+from harmonywatch.stream.contract import StreamBroken, StreamError, StreamFull, TopicDamaged, TopicPartition
 from harmonywatch.stream.framing import proof_of, raw_bytes
 
 SYNCHRONOUS = "full"
@@ -89,24 +89,60 @@ def check_engine() -> None:
         raise StreamBroken(f"SQLite {apsw.sqlite_lib_version()} can corrupt the stream; 3.51.3 or newer is needed")
 
 
-def translation(error: apsw.Error | OSError, path: Path) -> StreamError:
-    """A foreign error as the contract's. After an I/O error nothing more may be acknowledged (fsync lies)."""
+def translation(error: apsw.Error | OSError, path: Path, topic: str = "") -> StreamError:
+    """A foreign error as the contract's. After a failed write nothing more may be acknowledged in any topic (fsync lies);
+    a file of one `topic` that cannot be read or is no database says nothing about the others."""
     if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
-        return StreamFull(f"no space left for {path.name}")
+        return StreamFull(f"no space left for {path.name}", topic=topic)
     if isinstance(error, apsw.BusyError):
-        return StreamFull(f"{path.name} is held by another process", retry_after_s=1.0)
-    return StreamBroken(f"{path}: {type(error).__name__}: {error}")
+        return StreamFull(f"{path.name} is held by another process", retry_after_s=1.0, topic=topic)
+    reason = f"{path}: {type(error).__name__}: {error}"
+    if topic and _of_the_file(error):
+        return TopicDamaged(topic, f"{reason}. Restore it, or let the operating system's user of this process read it")
+    return StreamBroken(reason, topic)
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_UNREADABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_DAMAGE = (
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+    apsw.SQLError,
+    apsw.MismatchError,
+)
+_READ_FAILED = (apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS)
+
+
+def _of_the_file(error: apsw.Error | OSError) -> bool:
+    """Whether the error tells of this file only. A failed read does: what was written elsewhere is as durable as before."""
+    if isinstance(error, OSError):
+        return error.errno in _UNREADABLE
+    if isinstance(error, apsw.IOError):
+        return getattr(error, "extendedresult", 0) in _READ_FAILED  # apsw sets it, its stubs do not know it
+    return isinstance(error, _DAMAGE)
 
 
 @contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path, topic: str = "") -> Iterator[None]:
+    """`topic`: whose file it is, if it is one topic's."""
     try:
         yield
     except (apsw.Error, OSError) as error:
-        raise translation(error, path) from error
+        raise translation(error, path, topic) from error
+
+
+@contextlib.contextmanager
+def damage_of(topic: str) -> Iterator[None]:
+    """What reading a changed file may end in besides, whatever it is, concerns the topic."""
+    try:
+        yield
+    except (StreamError, Gone):
+        raise
+    except Exception as error:
+        raise TopicDamaged(topic, f"{type(error).__name__}: {error}") from error
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -153,7 +189,7 @@ class Segment:
     """An open segment. Used by one thread at a time. Raises Gone if retention was faster."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.topic = path, path.parent.name
         self.number = int(path.stem)
         self._heads: dict[int, int] = {}
         self._version = -1
@@ -163,7 +199,7 @@ class Segment:
         except apsw.Error as error:
             if not path.exists():
                 raise Gone from None
-            raise translation(error, path) from error
+            raise translation(error, path, self.topic) from error
         if not path.exists():  # deleted meanwhile, and perhaps the log that we opened is not the one that it had
             self._db.close()
             raise Gone
@@ -209,18 +245,23 @@ class Segment:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, apsw.Error | OSError):
-                raise translation(error, self.path) from error
+                raise translation(error, self.path, self.topic) from error
             raise
         self._heads, self._version = heads, db.data_version()
         return given
 
     def heads(self) -> dict[int, int]:
         """By partition, the position after its newest record here."""
-        with translated(self.path):
+        with translated(self.path, self.topic):
             return self._read_heads()
 
+    @property
+    def known_heads(self) -> Mapping[int, int]:
+        """`heads` as of this process's last append here, without a look at the file."""
+        return self._heads
+
     def sealed(self) -> bool:
-        with translated(self.path):
+        with translated(self.path, self.topic):
             return bool(self._number("select value from meta where key = 'sealed'"))
 
     def seal(self) -> None:
@@ -231,7 +272,7 @@ class Segment:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else appends, seals or makes the next segment meanwhile."""
-        with translated(self.path):
+        with translated(self.path, self.topic):
             self._db.execute("begin immediate")
             try:
                 yield
@@ -242,7 +283,7 @@ class Segment:
 
     def row_before(self, positions: Mapping[int, int]) -> int:
         """The id of a row with nothing wanted before or in it: what follows it holds all from the positions on."""
-        with translated(self.path):
+        with translated(self.path, self.topic):
             # the newest row is asked for first, or a record that comes between the questions would be passed over
             last = self._number("select max(id) from batches") or 0
             found = [self._first_row(partition, position) for partition, position in positions.items()]
@@ -252,7 +293,7 @@ class Segment:
         """Rows in the order of their commits, about `bytes_max` of unpacked records."""
         found: list[Row] = []
         size = 0
-        with translated(self.path):
+        with translated(self.path, self.topic):
             cursor = self._db.execute(_ROWS, (row_id,))
             for values in cursor:
                 found.append(Row(*values))
@@ -272,7 +313,7 @@ class Segment:
         1. Most of it is copied while appenders go on.
         2. They wait a moment for what came meanwhile to be copied: only when nothing is left can the log begin anew.
         """
-        with translated(self.path):
+        with translated(self.path, self.topic):
             self._db.execute("pragma wal_checkpoint(passive)").fetchall()
             self._db.execute("pragma wal_checkpoint(restart)").fetchall()
 
@@ -286,7 +327,9 @@ class Segment:
                 raise Sealed
             heads = self._read_heads()
             if any(heads[partition] < head for partition, head in self._heads.items()):
-                raise StreamBroken(f"{self.path} ended at {self._heads} and now at {heads}: its log lost records")
+                raise TopicDamaged(
+                    self.topic, f"{self.path} ended at {self._heads} and now at {heads}: its log lost records"
+                )
             self._heads = heads
         return self._heads
 
@@ -309,7 +352,7 @@ class Segment:
             try:
                 sync_folder(self.path.parent)
             except OSError as error:  # whatever it is: the records are committed, so it cannot be "none is"
-                raise StreamBroken(f"{self.path.parent}: {error}") from error
+                raise StreamBroken(f"{self.path.parent}: {error}", self.topic) from error
             self._log_named = True
 
     def _roll_back(self) -> None:

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harmonywatch.clock import Clock, micros
@@ -26,20 +26,30 @@ from harmonywatch.stream.contract import (
     PositionLost,
     Start,
     StreamBroken,
+    StreamError,
+    TopicDamaged,
     TopicMismatch,
     TopicPartition,
     UnknownTopic,
 )
 from harmonywatch.stream.cursor import Cursor
-from harmonywatch.stream.segment import Positions, check_engine, sync_folder, translated
-from harmonywatch.stream.starting import begin, check_sizes, check_topic, matches
-from harmonywatch.stream.topiclog import DRAFT_S, Health, TopicLog, make_topic, remove_stale
+from harmonywatch.stream.segment import Positions, check_engine, damage_of, sync_folder, translated
+from harmonywatch.stream.starting import Aside, begin, check_sizes, check_topic, matches
+from harmonywatch.stream.topiclog import DRAFT_S, Health, TopicLog, make_topic, partitions_of, remove_stale
 
 BUSY_S = 1.0
 """A reader that had records less than this ago looks at the bell at the least interval."""
 
 OVERTAKEN_TRIES = 20
 """How often a reader that begins at the earliest record starts over because retention took it meanwhile."""
+
+
+class UpkeepFailed(StreamError):
+    """`sweep` did what it could: these topics it could not tend. `deleted`: segments of the others."""
+
+    def __init__(self, errors: Mapping[str, Exception], deleted: int) -> None:
+        super().__init__("; ".join(str(error) for error in errors.values()))
+        self.errors, self.deleted = dict(errors), deleted
 
 
 class SqliteStream:
@@ -55,6 +65,7 @@ class SqliteStream:
         self._positions = Positions(folder / "groups.db")
         self._health = Health()
         self._logs: dict[str, TopicLog] = {}
+        self._opening: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def create_topic(self, topic: str, partitions: int) -> None:
@@ -69,9 +80,17 @@ class SqliteStream:
             raise TopicMismatch(topic, partitions, actual)
 
     def topics(self) -> dict[str, int]:
+        found = {}
+        for topic in self.names():
+            with contextlib.suppress(TopicDamaged):
+                found[topic] = partitions_of(self.place(topic))
+        return found
+
+    def names(self) -> list[str]:
+        """Every topic, the damaged ones too."""
         self.check_open()
-        places = sorted((self.folder / "topics").iterdir())
-        return {place.name: int((place / "partitions").read_text()) for place in places}
+        with translated(self.folder):
+            return sorted(os.listdir(self.folder / "topics"))  # noqa: PTH208 asked every second: names are enough
 
     def register(self, group: str, topic: str) -> None:
         self.check_open()
@@ -79,7 +98,8 @@ class SqliteStream:
 
     def append(self, topic: str, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
         check_sizes(topic, records)
-        given = self._log(topic).append(records)
+        with self._opened(topic) as log:
+            given = log.append(records)
         self.bell.ring(slot_of(topic), kind_bit(topic))
         return given
 
@@ -91,21 +111,21 @@ class SqliteStream:
         bounds = self.bounds(topic, partition)
         if not bounds.earliest <= position <= bounds.end:
             raise PositionLost(topic, partition, position, bounds)
-        cursor = Cursor(self.place(topic), {partition: position})
         found: list[Batch] = []
         count = 0
-        with contextlib.closing(cursor):
+        with damage_of(topic), contextlib.closing(Cursor(self.place(topic), {partition: position})) as cursor:
             while count < max_records and (batches := cursor.take()):
                 for batch in batches:
                     if count < max_records:
                         found.append(batch)
                         count += len(batch.values)
         if count < max_records and position + count < bounds.end:
-            raise StreamBroken(f"{topic}[{partition}]: records {position + count} to {bounds.end} cannot be found")
+            raise TopicDamaged(topic, f"[{partition}]: records {position + count} to {bounds.end} cannot be found")
         return found
 
     def bounds(self, topic: str, partition: int) -> Bounds:
-        return self._log(topic).bounds(partition)
+        with self._opened(topic) as log:
+            return log.bounds(partition)
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         self.check_open()
@@ -116,13 +136,27 @@ class SqliteStream:
         self._positions.commit(group, positions)
 
     def size_bytes(self, topic: str) -> int:
-        return self._log(topic).size_bytes()
+        with self._opened(topic) as log:
+            return log.size_bytes()
 
     def sweep(self) -> int:
         """Retention and upkeep of every topic, due every half minute in one process of the machine; may run in any,
-        beside appends. Segments deleted."""
-        remove_stale(self.folder.glob("*.draft"), DRAFT_S)
-        return sum(self._log(topic).sweep() for topic in self.topics())
+        beside appends. Segments deleted. Raises UpkeepFailed, once all other topics are tended, and StreamBroken."""
+        deleted = 0
+        errors: dict[str, Exception] = {}
+        for topic in self.names():
+            try:
+                with self._opened(topic) as log:
+                    deleted += log.sweep()
+            except (StreamBroken, ClosedStream):
+                raise
+            except Exception as error:  # noqa: BLE001 whatever one topic has, the others are tended
+                errors[topic] = error
+        with translated(self.folder):
+            remove_stale(self.folder.glob("*.draft"), DRAFT_S)
+        if errors:
+            raise UpkeepFailed(errors, deleted)
+        return deleted
 
     def close(self) -> None:
         with self._lock:
@@ -140,16 +174,36 @@ class SqliteStream:
     def check_open(self) -> None:
         self._health.check_open()
 
+    @contextlib.contextmanager
+    def _opened(self, topic: str) -> Iterator[TopicLog]:
+        """The topic's log. One that turns out damaged is forgotten: the next call opens it anew, and finds it as it was
+        left, or restored."""
+        log = self._log(topic)
+        try:
+            yield log
+        except TopicDamaged:
+            with self._lock:
+                if self._logs.get(topic) is log:
+                    del self._logs[topic]  # not closed: another thread may be at it
+            raise
+
     def _log(self, topic: str) -> TopicLog:
         with self._lock:
             self._health.check_open()
-            if topic not in self._logs:
-                if not self.place(topic).is_dir():
-                    raise UnknownTopic(topic)
-                self._logs[topic] = TopicLog(
-                    self.place(topic), self.settings, self.clock, self._positions, self._health
-                )
-            return self._logs[topic]
+            if topic in self._logs:
+                return self._logs[topic]
+            opening = self._opening.setdefault(topic, threading.Lock())
+        with opening:  # and not under the lock of all: a topic that is slow to open holds up no other
+            if (log := self._logs.get(topic)) is not None:
+                return log
+            if not self.place(topic).is_dir():
+                raise UnknownTopic(topic)
+            with damage_of(topic):
+                log = TopicLog(self.place(topic), self.settings, self.clock, self._positions, self._health)
+            with self._lock:
+                self._health.check_open()
+                self._logs[topic] = log
+            return log
 
 
 class _Reader:
@@ -159,6 +213,7 @@ class _Reader:
         self._stream, self._topics, self._group, self._start = stream, topics, group, start
         self._cursors: dict[str, Cursor] = {}
         self._partitions: dict[str, int] = {}
+        self._aside = Aside()
         self._ready: set[str] = set()
         self._kinds = _kinds(self._topics)
         self._seen = stream.bell.look()
@@ -170,6 +225,7 @@ class _Reader:
     def poll(self, timeout_s: float) -> list[Batch]:
         deadline = time.monotonic() + timeout_s
         interval_s = self._stream.settings.poll_least_s
+        self._aside.tell()
         while True:
             self._check_open()
             now = time.monotonic()
@@ -178,12 +234,25 @@ class _Reader:
             if found:
                 self._had_records_at = now
                 return found
+            self._aside.tell()
             if now >= deadline:
                 return []
             left_s = min(deadline - now, self._safety_due - now)
             self._stream.bell.sleep(self._seen, self._kinds, interval_s, max(left_s, 0.0))
             if now - self._had_records_at > BUSY_S:
                 interval_s = min(interval_s * 1.5, self._stream.settings.poll_most_s)
+
+    def set_aside(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            self._aside.add(topic)
+            self._drop(topic)
+
+    def take_up(self, topics: Iterable[str]) -> None:
+        self._check_open()
+        for topic in topics:
+            self._aside.discard(topic)
+            self._drop(topic)
+        self._adopt()
 
     def assigned(self) -> frozenset[TopicPartition]:
         self._check_open()
@@ -225,22 +294,35 @@ class _Reader:
         """What the ready topics hold; a topic stays ready until it gives nothing."""
         found: list[Batch] = []
         for topic in list(self._ready):
-            batches = self._cursors[topic].take()
-            if batches:
+            batches: list[Batch] = []
+            with self._aside.contained(topic), damage_of(topic):
+                batches = self._cursors[topic].take()
+            if topic in self._aside:
+                self._drop(topic)
+            elif batches:
                 found += batches
             else:
                 self._ready.discard(topic)
         return found
 
     def _adopt(self) -> None:
-        for topic, partitions in self._stream.topics().items():
-            if topic in self._cursors or not matches(topic, self._topics):
-                continue
-            if self._group is not None:
-                self._stream.register(self._group, topic)
-            self._cursors[topic] = self._cursor(topic, partitions)
-            self._partitions[topic] = partitions
-            self._ready.add(topic)
+        for topic in self._stream.names():
+            if topic not in self._cursors and topic not in self._aside and matches(topic, self._topics):
+                with self._aside.contained(topic):
+                    self._begin(topic)
+
+    def _begin(self, topic: str) -> None:
+        if self._group is not None:
+            self._stream.register(self._group, topic)
+        self._partitions[topic] = partitions_of(self._stream.place(topic))
+        self._cursors[topic] = self._cursor(topic, self._partitions[topic])
+        self._ready.add(topic)
+
+    def _drop(self, topic: str) -> None:
+        self._ready.discard(topic)
+        cursor = self._cursors.pop(topic, None)
+        if cursor is not None:
+            cursor.close()
 
     def _cursor(self, topic: str, partitions: int) -> Cursor:
         """From where the handler, the group or the log says. Raises PositionLost if one of the first two is lost."""
@@ -251,7 +333,8 @@ class _Reader:
                 for partition in range(partitions)
             }
             try:
-                return Cursor(self._stream.place(topic), positions)
+                with damage_of(topic):
+                    return Cursor(self._stream.place(topic), positions)
             except PositionLost:
                 tries += 1
                 if tries == OVERTAKEN_TRIES:

@@ -1,17 +1,20 @@
-"""What every adapter asks of names, sizes and beginnings, said once."""
+"""What every adapter asks of names, sizes and beginnings, and how its readers keep topics aside, said once."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harmonywatch.stream.contract import (
     RECORD_BYTES_MAX,
+    WHOLE_STREAM,
     Batch,
     PositionLost,
     RecordTooLarge,
     Start,
     Stream,
+    StreamFull,
     TopicPartition,
 )
 
@@ -62,3 +65,39 @@ def tail(batch: Batch, position: int) -> Batch:
         return batch
     values = batch.values[position - batch.base_offset :]
     return Batch(batch.topic, batch.partition, position, values, batch.appended_us)
+
+
+class Aside:
+    """The topics of one reader that are aside, and the errors that `poll` has yet to raise (contract, promise 7)."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, Exception | None] = {}
+
+    def __contains__(self, topic: str) -> bool:
+        return topic in self._errors
+
+    def add(self, topic: str) -> None:
+        """Whoever puts a topic aside is not told again why."""
+        self._errors[topic] = None
+
+    def discard(self, topic: str) -> None:
+        self._errors.pop(topic, None)
+
+    @contextlib.contextmanager
+    def contained(self, topic: str) -> Iterator[None]:
+        """What goes wrong in here puts the topic aside, unless it concerns the whole stream."""
+        try:
+            yield
+        except WHOLE_STREAM:
+            raise
+        except Exception as error:  # noqa: BLE001 also what a handler's `start` raises
+            if isinstance(error, StreamFull):
+                error.topic = topic
+            self._errors[topic] = error
+
+    def tell(self) -> None:
+        """Raise what is not yet told, one at a time."""
+        for topic, error in self._errors.items():
+            if error is not None:
+                self._errors[topic] = None
+                raise error

@@ -34,6 +34,7 @@ from harmonywatch.stream.contract import (
     ClosedStream,
     StreamBroken,
     StreamFull,
+    TopicDamaged,
     UnknownTopic,
 )
 from harmonywatch.stream.framing import Packer, groups
@@ -43,6 +44,7 @@ from harmonywatch.stream.segment import (
     Positions,
     Sealed,
     Segment,
+    damage_of,
     delete,
     sync_folder,
     tend,
@@ -58,7 +60,8 @@ DRAFT_S = 3600
 
 
 class Health:
-    """One stream in one process: closed, or broken for good. A disk that failed one topic's fsync is trusted with none."""
+    """One stream in one process: closed, or broken for good. A disk that failed one topic's fsync is trusted with none;
+    damage of one topic (`TopicDamaged`) is no reason to distrust it."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -134,7 +137,19 @@ def make_topic(place: Path, partitions: int, created_us: int) -> int:
                 sync_folder(place.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return int((place / "partitions").read_text())
+    return partitions_of(place)
+
+
+def partitions_of(place: Path) -> int:
+    """Raises UnknownTopic, TopicDamaged."""
+    try:
+        return int((place / "partitions").read_text())
+    except (OSError, ValueError) as error:
+        if not place.is_dir():
+            raise UnknownTopic(place.name) from None
+        raise TopicDamaged(
+            place.name, f"{place / 'partitions'} should hold its number of partitions: {error}"
+        ) from None
 
 
 class TopicLog:
@@ -152,26 +167,29 @@ class TopicLog:
         self._measure_bytes = 0
         self._segment = self._open_newest()
         self._earliest: tuple[Path, dict[int, int]] | None = None
-        with translated(place):
-            self._watermark = Watermark(place / "ends", len(self._segment.starts))
+        partitions = partitions_of(place)
+        if sorted(self._segment.starts) != list(range(partitions)):
+            raise TopicDamaged(self.topic, f"it has {partitions} partitions, but {self._segment.path} has others")
+        with translated(place, self.topic):
+            self._watermark = Watermark(place / "ends", partitions)
         self._check_tail()
 
     def append(self, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
         """See `contract.Stream.append`."""
         for partition in records:
             self.check_partition(partition)
-        with self._lock, self._health.latched():
+        with self._lock, self._health.latched(), translated(self.place, self.topic):
             fragments = self._pack(records)
             self._check_room(fragments)
             given = self._commit(fragments)
             if len(given) == len(records):
                 return given
-            heads = self._segment.heads()
+            heads = self._segment.known_heads if given else self._segment.heads()
             return {partition: given.get(partition, heads[partition]) for partition in records}
 
     def bounds(self, partition: int) -> Bounds:
         self.check_partition(partition)
-        with self._lock:
+        with self._lock, translated(self.place, self.topic), damage_of(self.topic):
             self._health.check_open()
             earliest = self._oldest_starts()  # first: an end that is asked for later is never below it
             self._go_to_newest()
@@ -231,7 +249,7 @@ class TopicLog:
             self._measure_due, self._measure_bytes = now + MEASURE_S, 0
             self._full = self._measure()
         if self._full:
-            raise StreamFull(self._full)
+            raise StreamFull(self._full, topic=self.topic)
 
     def _measure(self) -> str:
         """Close what is due, delete what may go; why there is no room, if there is none."""
@@ -307,13 +325,14 @@ class TopicLog:
             segment.close()
 
     def _check_tail(self) -> None:
-        """Is everything here that was ever acknowledged? Raises StreamBroken."""
+        """Is everything here that was ever acknowledged? Raises TopicDamaged."""
         acknowledged = self._watermark.read()
         self._go_to_newest()
         for partition, head in self._segment.heads().items():
             if head < acknowledged[partition]:
-                raise StreamBroken(
-                    f"{self.topic}[{partition}] ends at {head}, but was acknowledged to {acknowledged[partition]}: its "
+                raise TopicDamaged(
+                    self.topic,
+                    f"[{partition}] ends at {head}, but was acknowledged to {acknowledged[partition]}: its "
                     f"newest segment or the log beside it lost records. Restore them; or accept the loss: delete "
-                    f"{self.place / 'ends'}"
+                    f"{self.place / 'ends'}",
                 )
