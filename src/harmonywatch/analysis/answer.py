@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from io import IOBase
@@ -23,6 +21,7 @@ import pyarrow as pa
 from harmonywatch.analysis.contract import Cost, Deadline, EngineFailed, Limits, Plan, QueryError
 from harmonywatch.analysis.job import Ending, Job, error_of, packed, packed_value
 from harmonywatch.analysis.moments import Value
+from harmonywatch.analysis.spill import Spill
 
 KILL_AFTER_S = 1.0
 """The sandbox ends itself by half a second after the deadline; if it does not, it is killed at a whole one."""
@@ -33,7 +32,8 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._told, theirs = os.pipe()
-        self.spill_folder = tempfile.mkdtemp(prefix="harmonywatch-query-")
+        self._spill = Spill()
+        self.spill_folder = self._spill.folder
         environment = {"LANG": "C.UTF-8", "TZ": "UTC", "PATH": ""}
         try:
             self._process = subprocess.Popen(
@@ -85,7 +85,7 @@ class Sandbox:
         if self._told >= 0:
             os.close(self._told)
             self._told = -1
-        shutil.rmtree(self.spill_folder, ignore_errors=True)
+        self._spill.close()
 
     def _kill_late(self) -> None:
         self._killed_late = True
