@@ -26,14 +26,36 @@ import structlog
 SERVICES = ("gateway", "alerting", "dispatch", "console", "archive")
 """In the order of their start: what answers first comes first, what may wait last."""
 
+MQTT = "mqtt"
+"""The service that runs only where the settings name a broker."""
+
+DOORS = ("gateway", MQTT)
+
 BACKOFF_LEAST_S, BACKOFF_MOST_S = 0.1, 2.0
 STEADY_S = 10.0
 STOP_S = 18.0
 """`up` has stopped 20 s after SIGTERM (design, doors); the last 2 s are for killing what did not."""
 
 
+def services_of(mqtt: bool) -> tuple[str, ...]:
+    """The services of a folder, in the order of their start. `mqtt`: whether its settings name a broker."""
+    return (*SERVICES, MQTT) if mqtt else SERVICES
+
+
 class AlreadyUp(Exception):
     """Another `up` holds the folder."""
+
+
+def is_up(folder: Path) -> bool:
+    """Whether an `up` holds the folder now."""
+    try:
+        with (folder / "run" / "up.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @dataclass
@@ -138,9 +160,9 @@ class Supervisor:
             )
 
     def _stop_all(self) -> None:
-        """The door closes first and answers what it has; then the others finish what is on the stream."""
+        """The doors close first and answer what they have; then the others finish what is on the stream."""
         deadline = time.monotonic() + STOP_S
-        for batch in (["gateway"], [service for service in self._children if service != "gateway"]):
+        for batch in (DOORS, [service for service in self._children if service not in DOORS]):
             running = [p for name in batch if name in self._children and (p := self._children[name].process)]
             for process in running:
                 with contextlib.suppress(ProcessLookupError):

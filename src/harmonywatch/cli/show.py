@@ -28,11 +28,15 @@ def demo(shell: Shell, gateway_port: int, console_port: int, faults: str, **aske
     """The whole product on this machine: services, two forces, a fleet of which everything is known, and a table of truth
     against result. The exit status is not 0 if anything disagrees. Everything is invented: nobody is watched.
 
+    It plays in ./demo-data or the --data you give: new, empty, or a former demo's, which it empties first. Any other
+    folder, and one in which something runs, is refused.
+
     \b
     harmonywatch demo
     harmonywatch demo --seconds 20 --rate 5000 --data demo-data
     """
-    from harmonywatch.demo.play import DemoFailed, Stage, play
+    from harmonywatch.demo.ground import DemoFailed
+    from harmonywatch.demo.play import Stage, play
     from harmonywatch.fleet.faults import FaultSpecError, parse_faults
     from harmonywatch.fleet.plan import FleetPlan
     from harmonywatch.telemetry import configure_logging

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harmonywatch.demo.ground import DemoFailed, cleared
 from harmonywatch.demo.live import listen
 from harmonywatch.demo.measure import FsyncProbe, cpu_s, histogram_ms, pss_bytes
 from harmonywatch.demo.verdict import Check, Found, checks_of, latencies_ms, quantile
@@ -34,7 +34,6 @@ from harmonywatch.fleet.truth import read_truth
 from harmonywatch.supervisor import Supervisor
 
 FORCES = ("north", "south")
-MARKER = "this-folder-is-a-demos.txt"
 READY_S = 60.0
 SETTLE_S = 60.0
 QUESTIONS = (
@@ -45,10 +44,6 @@ QUESTIONS = (
     ("report-delay", ()),
 )
 PLOTTED = "agitation-map"
-
-
-class DemoFailed(Exception):
-    """The demo could not be played; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,11 @@ class Outcome:
 
 def play(stage: Stage) -> Outcome:
     """All acts. Raises DemoFailed."""
-    clear(stage.folder)
+    with cleared(stage.folder):
+        return _played(stage)
+
+
+def _played(stage: Stage) -> Outcome:
     keys = _people(stage)
     ports = {"gateway": _free(stage.gateway_port), "console": _free(stage.console_port)}
     logs = stage.folder / "logs"
@@ -96,21 +95,11 @@ def play(stage: Stage) -> Outcome:
         urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
         _await_ready(f"{urls['gateway']}/readyz", logs)
         _await_ready(f"{urls['console']}/readyz", logs)
-        stage.say(f"gateway {urls['gateway']}, console {urls['console']}, data {stage.folder}")
+        stage.say(f"gateway {urls['gateway']}, console {urls['console']}, data {stage.folder.resolve()}")
         return _acts(stage, supervisor, urls, keys, restarts)
     finally:
         stop.set()
         thread.join()
-
-
-def clear(folder: Path) -> None:
-    """Make the demo's folder empty, if it is a demo's. Raises DemoFailed on any other folder with something in it."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).exists():
-            raise DemoFailed(f"{folder} holds something that is no demo's; give another --data")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("harmonywatch demo made this folder and empties it at its next start.\n")
 
 
 def command(folder: Path, *arguments: str) -> list[dict[str, Any]]:
