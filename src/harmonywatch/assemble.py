@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonywatch.clock import SystemClock, from_wire, to_wire
-from harmonywatch.registry.contract import PARTITIONS_DEFAULT, Force, RegistryError, SchemaTooNew
+from harmonywatch.registry.contract import PARTITIONS_DEFAULT, AlreadyExists, Force, RegistryError, SchemaTooNew
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
 from harmonywatch.service import places
 from harmonywatch.settings import BadSettings, Settings, load
@@ -96,17 +96,20 @@ def open_stream(settings: Settings) -> Stream:
 
 
 def ensure_topics(stream: Stream, force: str, partitions: int) -> None:
-    """The topics of a force and their durable groups. Twice is once: a crash in the middle is mended by the next start."""
+    """The topics of a force and their durable groups. Twice is once: a crash in the middle is mended by the next start.
+
+    The last of KINDS, which nobody reads durably, is made last: where it is, everything is.
+    """
     for kind in KINDS:
         stream.create_topic(topic_of(kind, force), partitions)
-    for group, kinds in DURABLE_GROUPS.items():
-        for kind in kinds:
-            stream.register(group, topic_of(kind, force))
+        for group, kinds in DURABLE_GROUPS.items():
+            if kind in kinds:
+                stream.register(group, topic_of(kind, force))
 
 
 def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
     """The topics of every force, should a crash have come between a force and its topics."""
-    missing = [force for force in door.all_rules() if topic_of(DELIVERIES, force) not in stream.topics()]
+    missing = [force for force in door.all_rules() if topic_of(KINDS[-1], force) not in stream.topics()]
     if missing:
         with opened_registry(settings, "service:assemble") as registry:
             for name in missing:
@@ -159,14 +162,15 @@ def _state_folder(settings: Settings) -> None:
 
 
 def add_force(settings: Settings, actor: str, name: str) -> Force:
-    """A force with its topics: it can take reports when this returns."""
-    with opened_registry(settings, actor) as registry:
-        added = registry.add_force(name, PARTITIONS_DEFAULT)
-        stream = open_stream(settings)
+    """A force with its topics: it can take reports when this returns. Raises AlreadyExists, and then makes what topics are
+    missing: whoever was interrupted tries again."""
+    with opened_registry(settings, actor) as registry, contextlib.closing(open_stream(settings)) as stream:
         try:
-            ensure_topics(stream, added.name, added.partitions)
-        finally:
-            stream.close()
+            added = registry.add_force(name, PARTITIONS_DEFAULT)
+        except AlreadyExists:
+            ensure_topics(stream, name, registry.force(name).partitions)
+            raise
+        ensure_topics(stream, added.name, added.partitions)
     return added
 
 
