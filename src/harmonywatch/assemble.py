@@ -22,6 +22,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from harmonywatch.clock import SystemClock, from_wire, to_wire
 from harmonywatch.registry.contract import PARTITIONS_DEFAULT, AlreadyExists, Force, RegistryError, SchemaTooNew
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from harmonywatch.archive.rejected import Reject
     from harmonywatch.archive.sealing import Sealer
     from harmonywatch.archive.verify import Verdict
+    from harmonywatch.broker import Broker
     from harmonywatch.dispatch.store import IncidentStore
     from harmonywatch.fleet.plan import Target
     from harmonywatch.registry.glance import Door
@@ -93,6 +95,26 @@ def open_stream(settings: Settings) -> Stream:
 
         return MemoryStream()
     raise BadSettings(f"stream.url {settings.stream_url!r}: this version knows sqlite:DIR and memory:")
+
+
+def open_broker(settings: Settings) -> Broker:
+    """The broker behind `mqtt.url`, and who we are there. Raises BadSettings."""
+    from harmonywatch.ops import is_loopback
+
+    asked = settings.mqtt
+    if asked.url.startswith("mqtt:") and not is_loopback(urlsplit(asked.url).hostname or ""):
+        raise BadSettings(f"mqtt.url {asked.url}: over a network reports and our password need mqtts://")
+    try:
+        from harmonywatch.broker import Broker
+
+        password = Path(asked.password_file).read_text("utf-8").strip() if asked.password_file else ""
+        return Broker.at(asked.url, asked.user, password, asked.ca)
+    except ImportError as error:
+        raise BadSettings(
+            f"mqtt.url needs the extra `distributed`: pip install harmonywatch[distributed] ({error})"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"mqtt: {error}") from None
 
 
 def ensure_topics(stream: Stream, force: str, partitions: int) -> None:
@@ -208,6 +230,8 @@ def check_doors(settings: Settings) -> None:
 
     tls_of(settings.gateway, "gateway")
     tls_of(settings.console, "console")
+    if settings.mqtt.url:
+        open_broker(settings)
 
 
 # --- incidents and alerts ----------------------------------------------------------------------------------------------
@@ -476,12 +500,12 @@ def target(text: str, url: str, ca: str | None) -> Target:
 
 def health_of_services(settings: Settings, timeout_s: float = 2.0, besides: str = "") -> dict[str, list[str]]:
     """By service: why it is not ready ([] = ready), asked at its own operations port."""
-    from harmonywatch.supervisor import SERVICES
+    from harmonywatch.supervisor import services_of
 
     found = places(settings.folder)
     return {
         service: _why_not_ready(found[service], timeout_s) if service in found else ["not running"]
-        for service in SERVICES
+        for service in services_of(bool(settings.mqtt.url))
         if service != besides
     }
 

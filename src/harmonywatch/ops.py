@@ -121,7 +121,7 @@ def tls_of(door: DoorSettings, name: str) -> ssl.SSLContext | None:
     if bool(door.tls_cert) != bool(door.tls_key):
         raise BadSettings(f"{name}: tls_cert and tls_key belong together; only one is set")
     if not door.tls_cert:
-        if not _is_loopback(door.host) and not door.behind_proxy:
+        if not is_loopback(door.host) and not door.behind_proxy:
             raise BadSettings(
                 f"{name}.host is {door.host}, not this machine's loopback: keys would cross the network in clear. Give "
                 "--tls-cert and --tls-key, or --behind-proxy if a proxy in front terminates TLS"
@@ -135,7 +135,8 @@ def tls_of(door: DoorSettings, name: str) -> ssl.SSLContext | None:
     return context
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -89,6 +89,35 @@ def _gateway(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
+def _mqtt(settings: Settings, stop: Stop) -> None:
+    from harmonywatch.gateway.mqtt import MqttParts, MqttService
+
+    broker, telemetry = assemble.open_broker(settings), Telemetry("mqtt")
+    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
+    assemble.ensure_all_topics(settings, stream, door)
+    service = MqttService(
+        MqttParts(
+            settings=settings.mqtt,
+            broker=broker,
+            stream=stream,
+            enrolment=door,
+            forces=lambda: {force_of(t): n for t, n in stream.topics().items() if t.startswith(REPORTS)},
+            telemetry=telemetry,
+            clock=assemble.CLOCK,
+            fresh_id=assemble.fresh_id,
+            lines_max=settings.gateway.request_lines_max,
+        )
+    )
+    ops = OpsServer(telemetry, service.reasons)
+    try:
+        note_place(settings.folder, "mqtt", ops_port=ops.start())
+        _serve(service.run, stop)
+    finally:
+        ops.close()
+        door.close()
+        stream.close()
+
+
 def _alerting(settings: Settings, stop: Stop) -> None:
     from harmonywatch.alerting.alerter import Alerter
     from harmonywatch.registry.remembered import RememberedRules
@@ -301,6 +330,7 @@ def _wake(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
 
 RUN: dict[str, Callable[[Settings, Stop], None]] = {
     "gateway": _gateway,
+    "mqtt": _mqtt,
     "alerting": _alerting,
     "dispatch": _dispatch,
     "console": _console,

@@ -62,6 +62,18 @@ class ConsoleSettings(Branch):
 
     host: str = Field("127.0.0.1", description="address to listen on; any but the loopback needs TLS or behind_proxy")
     port: int = Field(8480, ge=0, le=65535, description="0 = any free port")
+class MqttSettings(Branch):
+    """Watchers that report through an MQTT broker."""
+
+    url: str = Field("", description="the broker, mqtt://127.0.0.1:1883 or mqtts://host:8883; empty = no MQTT")
+    user: str = Field("harmonywatch", description="our user name at the broker")
+    password_file: str = Field("", description="file with our password at the broker")
+    ca: str = Field("", description="PEM file to trust for mqtts (default: what the system trusts)")
+    client_id: str = Field("harmonywatch", description="begins the names of our sessions; each machine needs its own")
+    session_s: int = Field(DURABLE_RETENTION_S, ge=60, description="the broker keeps our sessions so long, seconds")
+    in_flight_max: int = Field(256, ge=1, le=65535, description="messages of a force not yet acknowledged, at most")
+
+
     tls_cert: str = Field("", description="PEM file of the certificate chain")
     tls_key: str = Field("", description="PEM file of the certificate's key")
     behind_proxy: bool = Field(False, description="a proxy in front terminates TLS")
@@ -126,6 +138,7 @@ class Settings(Branch):
         return Path(self.data)
 
     @property
+    mqtt: MqttSettings = MqttSettings()
     def stream_url(self) -> str:
         return self.stream.url or f"sqlite:{self.folder / 'stream'}"
 

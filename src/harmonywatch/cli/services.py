@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harmonywatch.cli.frame import NotDone, Shell, common
-from harmonywatch.supervisor import SERVICES, AlreadyUp, Supervisor
+from harmonywatch.supervisor import AlreadyUp, Supervisor, services_of
 
 DOORS = (
     ("--gateway-port", "gateway.port", int, "Port for watchers (default 8470; 0 = any)."),
@@ -59,7 +59,8 @@ def up(shell: Shell, **options: Any) -> None:
     stop = stop_on_signals()
     assemble.prepare(settings)
     try:
-        Supervisor(settings.folder, child_arguments(settings, options)).run(stop.event)
+        services = services_of(bool(settings.mqtt.url))
+        Supervisor(settings.folder, child_arguments(settings, options), services=services).run(stop.event)
     except AlreadyUp as error:
         raise NotDone(str(error)) from None
 
@@ -77,7 +78,7 @@ def child_arguments(settings: Any, options: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("service", type=click.Choice(SERVICES))
+@click.argument("service", type=click.Choice(services_of(mqtt=True)))
 @doors
 @common
 def run(shell: Shell, service: str, **options: Any) -> None:

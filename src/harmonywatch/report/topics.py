@@ -1,9 +1,10 @@
 """The topics and the forms of what travels on them. Rooms do not import one another: they meet here.
 
 Per force: `reports.<force>` (key: watcher; canonical records), `alerts.<force>` (key: citizen's identity, so that one
-worker owns a citizen), `rejects.<force>` (key: the sender), `events.<force>` (key: incident; what changed, for live
-screens) and `deliveries.<force>` (key: alert; when an alert first reached a screen or channel). Positions, retention,
-quota and erasure are per force. Records of `alerts` may repeat (at least once): readers drop by `alert_id`.
+worker owns a citizen), `rejects.<force>` (key: the sender), `events.<force>` (key: incident, what changed; and watcher, as
+it comes and goes; for live screens) and `deliveries.<force>` (key: alert; when an alert first reached a screen or channel).
+Positions, retention, quota and erasure are per force. Records of `alerts` may repeat (at least once): readers drop by
+`alert_id`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,19 @@ class EventRecord(msgspec.Struct, gc=False, omit_defaults=True):
     alert_id: str | None = None
 
 
+WatcherChange = Literal["watcher-online", "watcher-offline"]
+
+
+class WatcherRecord(msgspec.Struct, gc=False):
+    """On `events.<force>` too, told apart by `kind`: a watcher's broker says that it has come or gone (its last will)."""
+
+    v: int
+    kind: WatcherChange
+    force: str
+    watcher_id: str
+    at: str
+
+
 class DeliveryRecord(msgspec.Struct, gc=False):
     """An alert was handed to a channel or live stream for the first time by this process."""
 
@@ -102,12 +116,13 @@ class DeliveryRecord(msgspec.Struct, gc=False):
 _ENCODER = msgspec.json.Encoder()
 
 
-def encode(record: AlertRecord | RejectRecord | EventRecord | DeliveryRecord) -> bytes:
+def encode(record: AlertRecord | RejectRecord | EventRecord | WatcherRecord | DeliveryRecord) -> bytes:
     """The record's bytes on its topic."""
     return _ENCODER.encode(record)
 
 
 __all__ = [
     "ALERTS", "DELIVERIES", "DURABLE_GROUPS", "EVENTS", "REJECTS", "REPORTS", "VERSION",
-    "AlertRecord", "DeliveryRecord", "EventRecord", "RejectRecord", "encode", "force_of", "topic_of",
+    "AlertRecord", "DeliveryRecord", "EventRecord", "RejectRecord", "WatcherChange", "WatcherRecord",
+    "encode", "force_of", "topic_of",
 ]  # fmt: skip
