@@ -34,6 +34,30 @@ def test_a_value_that_does_not_fit_names_key_origin_and_value(tmp_path: Path) ->
         load({"data": str(tmp_path)}, {})
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("GATEWAY__PORT", "70000"),
+        ("GATEWAY__PORT", "-1"),
+        ("LOG_LEVEL", "loud"),
+        ("GATEWAY__BEHIND_PROXY", "perhaps"),
+        ("ARCHIVE__VACUUM_S", "60"),
+        ("STREAM__SEGMENT_BYTES", "1.5"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    key = name.lower().replace("__", ".")
+    with pytest.raises(BadSettings, match=rf"{key} \(environment\): .*, not '{text}'"):
+        load({"data": str(tmp_path)}, {f"HARMONYWATCH_{name}": text})
+
+
+def test_text_of_the_environment_becomes_what_the_setting_is(tmp_path: Path) -> None:
+    given = {"GATEWAY__BEHIND_PROXY": "true", "ARCHIVE__FLUSH_INTERVAL_S": "1", "GATEWAY__PORT": "0", "STATE": "5"}
+    settings, _ = load({"data": str(tmp_path)}, {f"HARMONYWATCH_{name}": text for name, text in given.items()})
+    assert settings.gateway.behind_proxy is True
+    assert (settings.archive.flush_interval_s, settings.gateway.port, settings.state) == (1.0, 0, "5")
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "harmonywatch.toml").write_text("[gateway\n")
     with pytest.raises(BadSettings, match=r"harmonywatch\.toml"):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
+from typing import Any
 
+import pytest
 from housemap import SOURCE, sources, tree_of
 
 from harmonywatch.settings import Branch, Settings, describe
@@ -80,10 +83,14 @@ def test_every_setting_says_what_it_means_and_in_which_unit() -> None:
 
 
 def test_every_branch_of_the_settings_is_frozen_and_closed() -> None:
-    for name in type(Settings()).model_fields:
-        branch = getattr(Settings(), name)
-        if isinstance(branch, Branch):
-            assert branch.model_config["frozen"] and branch.model_config["extra"] == "forbid", name
+    branches = [value for value in vars(Settings()).values() if isinstance(value, Branch)]
+    assert len(branches) > 5
+    every: list[Any] = [Settings(), *branches]
+    for branch in every:
+        with pytest.raises(FrozenInstanceError):
+            setattr(branch, next(iter(vars(branch))), "other")
+        with pytest.raises(TypeError):
+            type(branch)(nonsense=1)
 
 
 def _metrics() -> list[str]:
