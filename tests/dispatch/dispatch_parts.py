@@ -24,6 +24,15 @@ PARTITIONS = 4
 FORCES = ("north", "south")
 
 
+class WrongClock(ManualClock):
+    """One whose wall time is set forward and back by whoever minds it."""
+
+    off_s = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.off_s)
+
+
 @dataclass
 class PaperDesk:
     """A registry on paper: the tests write its forces and channels."""

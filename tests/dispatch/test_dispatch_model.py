@@ -234,8 +234,8 @@ def test_any_interleaving_counts_every_alert_once_in_one_incident_while_it_lasts
 class ForgetfulStore(IncidentStore):
     """Does not know which alerts it has counted."""
 
-    def _seen(self, connection: Connection, keys: set[bytes], now_us: int) -> set[bytes]:
-        del connection, keys, now_us
+    def _seen(self, connection: Connection, keys: set[bytes], day: int) -> set[bytes]:
+        del connection, keys, day
         return set()
 
 

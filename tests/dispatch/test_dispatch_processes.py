@@ -78,7 +78,7 @@ class Yard:
             got = {
                 at.partition: n for at, n in self.store.positions(self.stream.id).items() if at.topic == "alerts.north"
             }
-            if all(got.get(p, 0) == end for p, end in ends.items()) and not self.store.pending_events(1 << 62):
+            if all(got.get(p, 0) == end for p, end in ends.items()) and not self.store.pending_forces(1 << 62):
                 return
             pause.wait(0.02)
         raise AssertionError(f"handled {got} of {ends}")

@@ -250,6 +250,7 @@ def test_a_backlog_does_not_lapse_what_it_keeps_open(room: Room) -> None:
 
 
 def test_alert_ids_are_forgotten_when_they_are_old_and_never_sooner(room: Room) -> None:
+    room.tick()
     put(room.stream, [alert(1)])
     room.drain()
     room.tick(2 * 86_400)
@@ -315,7 +316,7 @@ def test_the_database_itself_refuses_a_second_open_incident(room: Room) -> None:
     engine = open_engine(room.url)
     for subject in ("current_subject", "NULL"):
         with pytest.raises(IntegrityError), writing(engine) as connection:
-            connection.execute(text(f"INSERT INTO incidents {columns}, {subject} FROM incidents"))
+            connection.execute(text(f"INSERT INTO incidents {columns}, {subject}, trimmed FROM incidents"))
     engine.dispose()
 
 

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
 
 import msgspec
 import structlog
 
 from harmonywatch.clock import Clock, from_wire, micros
 from harmonywatch.dispatch.incident import Sighting, subject_of
+from harmonywatch.dispatch.office import Desk, Office
 from harmonywatch.dispatch.store import IncidentStore, Poll, Recorded
 from harmonywatch.dispatch.writing import EventKey, PendingEvent
-from harmonywatch.registry.contract import ALERT_AGE_MAX_S_DEFAULT, Channel, Force, RegistryError
 from harmonywatch.registry.rows import storable
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import EVENTS, AlertRecord, force_of, topic_of
@@ -35,28 +35,13 @@ from harmonywatch.stream.contract import Batch, OutcomeUnknown, Stream, StreamFu
 from harmonywatch.stream.lag import tell_lag
 from harmonywatch.telemetry import Telemetry
 
-DESK_INTERVAL_S = 0.5
-"""How often changed channels and ages are looked for."""
-
 HOUSEKEEPING_INTERVAL_S = 1.0
-OUTBOX_INTERVAL_S = 0.2
-"""How often officers' events are looked for: they should see what another one did within a blink."""
 
 CAUGHT_UP_S = 5.0
 """Incidents lapse only while the alerts at hand are younger than this: an older backlog may hold what keeps them open."""
 
 _LOG = structlog.get_logger(__name__)
 _ALERT = msgspec.json.Decoder(AlertRecord)
-
-
-class Desk(Protocol):
-    """What dispatch asks of the registry; a `Registry` is one."""
-
-    def version(self) -> int: ...
-
-    def forces(self) -> list[Force]: ...
-
-    def channels(self, force: str) -> list[Channel]: ...
 
 
 class AlertTooNew(Exception):
@@ -70,51 +55,13 @@ class AlertTooNew(Exception):
         self.at, self.offset, self.version = at, offset, version
 
 
-class Roster:
-    """The forces' ages and channels in memory, read again when the registry changed. Used by one thread."""
-
-    def __init__(self, desk: Desk, clock: Clock) -> None:
-        self._desk = desk
-        self._clock = clock
-        self._version: int | None = None
-        self._due = clock.monotonic()
-        self._ages_us: dict[str, int] = {}
-        self._channels: dict[str, list[Channel]] = {}
-
-    def refresh(self) -> None:
-        """A registry that cannot be read is no reason to stop, once it was read: its last word holds."""
-        if self._clock.monotonic() < self._due:
-            return
-        try:
-            version = self._desk.version()
-            if version != self._version:
-                forces = self._desk.forces()
-                self._channels = {force.name: self._desk.channels(force.name) for force in forces}
-                self._ages_us = {force.name: int(force.alert_age_max_s * 1e6) for force in forces}
-                self._version = version
-        except RegistryError:
-            if self._version is None:
-                raise
-        self._due = self._clock.monotonic() + DESK_INTERVAL_S
-
-    def age_max_us(self, force: str) -> int:
-        return self._ages_us.get(force, int(ALERT_AGE_MAX_S_DEFAULT * 1e6))
-
-    def channel_ids(self, force: str) -> list[str]:
-        return [channel.channel_id for channel in self._channels.get(force, ()) if channel.enabled]
-
-    def channel(self, force: str, channel_id: str) -> Channel | None:
-        found = (channel for channel in self._channels.get(force, ()) if channel.channel_id == channel_id)
-        return next((channel for channel in found if channel.enabled), None)
-
-
 def _nobody() -> None:
     """Wakes no notifier."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DispatchParts:
-    """What a dispatcher works with. `wake`: called when there is something to notify."""
+    """What the dispatchers of a process work with. `wake`: called when there is something to notify."""
 
     store: IncidentStore
     stream: Stream
@@ -123,26 +70,34 @@ class DispatchParts:
     telemetry: Telemetry
     wake: Callable[[], None] = field(default=_nobody)
 
+    @cached_property
+    def office(self) -> Office:
+        """One for all dispatchers that are made of these parts."""
+        return Office(self.store, self.desk, self.clock)
+
 
 class Dispatcher:
-    """A `Handler` (see `stream.follow`). Called by one thread. Raises StreamReset when made on another stream's state."""
+    """A `Handler` (see `stream.follow`) of one force's alerts, or of several forces'. Called by one thread. Raises
+    StreamReset when made on another stream's state."""
 
     def __init__(self, parts: DispatchParts) -> None:
         self._parts = parts
         self._store, self._stream, self._clock = parts.store, parts.stream, parts.clock
         self._telemetry = parts.telemetry
-        self._roster = Roster(parts.desk, parts.clock)
+        self._office, self._roster = parts.office, parts.office.roster
+        self._forces: set[str] = set()
         self._positions = self._store.positions(self._stream.id)
         self._begun: dict[TopicPartition, int] = {}
         self._settled: dict[TopicPartition, int] = {}
         self._published: list[EventKey] = []
         self._partitions: dict[str, int] = {}
-        self._outbox_due = self._housekeeping_due = self._clock.monotonic()
+        self._housekeeping_due = self._clock.monotonic()
 
     def start(self, topic: str, partition: int) -> int | None:
         """The store's position: read anew, because another worker may have gone on."""
         self._positions = self._store.positions(self._stream.id)
         at = TopicPartition(topic, partition)
+        self._forces.add(force_of(topic))
         self._begun[at] = self._positions.get(at, self._stream.bounds(topic, partition).earliest)
         return self._positions.get(at)
 
@@ -151,10 +106,9 @@ class Dispatcher:
         self._roster.refresh()
         if batches:
             self._record(batches)
+        if forces := self._office.take_pending(self._forces):
+            self._sweep_outbox(forces)
         monotonic = self._clock.monotonic()
-        if monotonic >= self._outbox_due:
-            self._sweep_outbox()
-            self._outbox_due = monotonic + OUTBOX_INTERVAL_S
         if monotonic >= self._housekeeping_due:
             self._keep_house(batches)
             self._housekeeping_due = monotonic + HOUSEKEEPING_INTERVAL_S
@@ -238,10 +192,10 @@ class Dispatcher:
                 continue
             self._published += [event.key for event in theirs]
 
-    def _sweep_outbox(self) -> None:
+    def _sweep_outbox(self, forces: set[str]) -> None:
         """Events of officers, and of workers that died with theirs."""
         ours = set(self._published)
-        pending = self._store.pending_events(micros(self._clock.now()))
+        pending = self._store.pending_events(micros(self._clock.now()), sorted(forces))
         found = [event for event in pending if event.key not in ours]
         if found:
             self._publish(found)
@@ -256,9 +210,9 @@ class Dispatcher:
     def _keep_house(self, batches: list[Batch]) -> None:
         now_us = micros(self._clock.now())
         self._clear_outbox()
-        if all(now_us - batch.appended_us < CAUGHT_UP_S * 1e6 for batch in batches):
-            self._tell(self._store.lapse(now_us))
-        self._store.forget(now_us)
+        caught_up = all(now_us - batch.appended_us < CAUGHT_UP_S * 1e6 for batch in batches)
+        if caught_up and (overdue := self._office.take_overdue(self._forces)):
+            self._tell(self._store.lapse(now_us, sorted(overdue)))
         tell_lag(self._stream, self._telemetry, self._begun | self._settled, caught_up=not batches)
 
 

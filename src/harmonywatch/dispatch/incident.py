@@ -8,6 +8,7 @@ The rules it keeps (design, decisions):
   unless it is late: late ones join and leave it closed. An incident without an alert for `lapse_s` is closed as lapsed.
   Otherwise a new one opens. The times compared are the alerts' `judged_at`, never the moment of handling, so a replay
   after an outage decides as a dispatcher that had been alive.
+- One that has been closed for days is history (`dispatch.upkeep`): it is not current any more, whatever came after it.
 - An alert judged before the resolve but handled after it re-opens as well: a look too many costs less than a citizen
   too few.
 - A *late* alert reports what was long past when it was judged (the force's `alert_age_max_s`, by `time`). It opens an incident
@@ -243,7 +244,7 @@ def acted(incident: Incident, act: Act) -> Incident:
     if incident.state not in allowed:
         raise NotAllowed(incident, act.verb)
     if act.verb == "reopen" and not incident.current:
-        raise NotAllowed(incident, act.verb, "a newer one of the same citizen and rule has opened since")
+        raise NotAllowed(incident, act.verb, "it is history: a newer one has opened since, or it closed days ago")
     if act.verb == "resolve" and act.reason not in RESOLUTIONS:
         raise BadReason(act.reason)
     state = target or incident.state

@@ -28,7 +28,7 @@ import msgspec
 import structlog
 
 from harmonywatch.clock import Clock, micros, to_wire
-from harmonywatch.dispatch.dispatcher import Desk, Roster
+from harmonywatch.dispatch.office import Desk, Roster
 from harmonywatch.dispatch.store import IncidentStore, Notification
 from harmonywatch.dispatch.told import ToldIncident
 from harmonywatch.dispatch.webhook import NotDelivered, post

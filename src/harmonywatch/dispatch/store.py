@@ -12,12 +12,13 @@ then begins again and sees the first.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, bindparam, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, bindparam, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from harmonywatch.dispatch.decide import Outcome, View, decide, lapse, perform
@@ -39,10 +40,9 @@ from harmonywatch.dispatch.tables import (
     incident_occurrences,
     incidents,
     notifications,
-    seen_alerts,
 )
+from harmonywatch.dispatch.upkeep import DAY_US, Upkeep, running_day
 from harmonywatch.dispatch.writing import (
-    DAY_US,
     INCIDENT,
     ChannelIds,
     EventKey,
@@ -69,12 +69,15 @@ T = TypeVar("T")
 RACES_MAX = 10
 """Times that a transaction begins again because another worker was first; each time the other has made progress."""
 
+AHEAD_LEAST_S = 3_600.0
+"""Nothing is due later than this, or twice the longest wait between two tries: what seems to be was written before the
+clock was set back, and is due now."""
+
 EVENT_HOLD_US = 5_000_000
 """The writer of an event publishes it within milliseconds; after this long somebody else does."""
 
 LAPSE_MOST = 500
-FORGET_MOST = 5_000
-"""Rows a tick closes or forgets: some milliseconds, so that no alert waits for the housekeeping."""
+"""Incidents a tick closes: some milliseconds, so that no alert waits for the housekeeping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,9 @@ class IncidentStore:
 
     def __init__(self, engine: Engine, settings: DispatchSettings) -> None:
         self._engine = engine
-        self._seen_us = int(settings.seen_s * 1e6)
+        self._seen_days = math.ceil(settings.seen_s * 1e6 / DAY_US)
+        self._ahead_us = int(max(AHEAD_LEAST_S, 2 * settings.retry_most_s) * 1e6)
+        self.upkeep = Upkeep(engine, settings)
         self._occurrences_max = settings.occurrences_max
         self.policy = Policy(int(settings.reopen_s * 1e6), int(settings.lapse_s * 1e6))
 
@@ -150,44 +155,43 @@ class IncidentStore:
         """See the header. Raises StreamReset."""
         return self._racing(lambda connection: self._record(connection, poll, stream_id))
 
-    def lapse(self, now_us: int) -> Recorded:
-        """Close incidents unseen for too long, the longest first, at most LAPSE_MOST."""
-        overdue = (
-            INCIDENT.where(incidents.c.closed_us.is_(None), incidents.c.last_alert_us <= now_us - self.policy.lapse_us)
-            .order_by(incidents.c.last_alert_us)
-            .limit(LAPSE_MOST)
-        )
+    def overdue_forces(self, now_us: int) -> set[str]:
+        """Forces with an incident that was unseen for too long."""
         with reading(self._engine) as connection:
-            if not connection.execute(overdue.limit(1)).all():
-                return Recorded()
+            return set(connection.execute(self._overdue(select(incidents.c.force), now_us).distinct()).scalars())
+
+    def lapse(self, now_us: int, forces: Sequence[str]) -> Recorded:
+        """Close incidents of these forces that were unseen for too long, the longest first, at most LAPSE_MOST."""
+        c = incidents.c
+        wanted = self._overdue(INCIDENT, now_us).where(c.force.in_(forces)).order_by(c.last_alert_us).limit(LAPSE_MOST)
 
         def close(connection: Connection) -> Recorded:
-            rows = connection.execute(overdue.with_for_update()).all()
+            rows = connection.execute(wanted.with_for_update()).all()
             recorded = Recorded(lapse([incident_of(row) for row in rows], now_us, self.policy))
-            write_outcome(connection, recorded.outcome, now_us, self._occurrences_max)
+            write_outcome(connection, recorded.outcome, running_day(connection), self._occurrences_max)
             recorded.events = write_events(connection, recorded.outcome.changes, now_us + EVENT_HOLD_US)
             return recorded
 
         return self._racing(close)
 
-    def forget(self, now_us: int) -> int:
-        """Forget some of the alert ids that are old enough; how many."""
-        last_day = (now_us - self._seen_us) // DAY_US - 1
-        oldest = select(seen_alerts.c.day, seen_alerts.c.alert).where(seen_alerts.c.day <= last_day)
-        with reading(self._engine) as connection:
-            rows = connection.execute(oldest.order_by(seen_alerts.c.day, seen_alerts.c.alert).limit(FORGET_MOST)).all()
-        if not rows:
-            return 0
-        day = rows[0].day
-        last = [row.alert for row in rows if row.day == day][-1]
-        with writing(self._engine) as connection:
-            gone = seen_alerts.delete().where(seen_alerts.c.day == day, seen_alerts.c.alert <= last)
-            return connection.execute(gone).rowcount
+    def _overdue(self, of: Select[Any], now_us: int) -> Select[Any]:
+        c = incidents.c
+        return of.where(c.closed_us.is_(None), c.last_alert_us <= now_us - self.policy.lapse_us)
 
-    def pending_events(self, now_us: int, limit: int = 1000) -> list[PendingEvent]:
-        """Events that anybody may publish by now: of officers, and of writers that did not come to it."""
+    def _due(self, outbox: Table, now_us: int) -> ColumnElement[bool]:
+        return or_(outbox.c.due_us <= now_us, outbox.c.due_us > now_us + self._ahead_us)
+
+    def pending_forces(self, now_us: int) -> set[str]:
+        """Forces with events that anybody may publish by now."""
+        with reading(self._engine) as connection:
+            found = select(incident_events.c.force).where(self._due(incident_events, now_us)).distinct()
+            return set(connection.execute(found).scalars())
+
+    def pending_events(self, now_us: int, forces: Sequence[str], limit: int = 1000) -> list[PendingEvent]:
+        """Events of these forces that anybody may publish by now: of officers, and of writers that did not come to it."""
         c = incident_events.c
-        wanted = select(c.incident_id, c.version, c.occurrences, c.force, c.body).where(c.due_us <= now_us)
+        wanted = select(c.incident_id, c.version, c.occurrences, c.force, c.body)
+        wanted = wanted.where(self._due(incident_events, now_us), c.force.in_(forces))
         with reading(self._engine) as connection:
             rows = connection.execute(
                 wanted.order_by(c.due_us, c.incident_id, c.version, c.occurrences).limit(limit)
@@ -205,17 +209,18 @@ class IncidentStore:
         for at, (base, _) in poll.spans.items():
             assert base <= stored.get(at, base), f"{at}: records between {stored[at]} and {base} were never handled"
         sightings = [sighting for at, offset, sighting in poll.sightings if offset >= stored.get(at, 0)]
-        outcome = decide(sightings, self._view(connection, sightings, poll.now_us), self.policy)
-        write_outcome(connection, outcome, poll.now_us, self._occurrences_max)
+        day = running_day(connection)
+        outcome = decide(sightings, self._view(connection, sightings, day), self.policy)
+        write_outcome(connection, outcome, day, self._occurrences_max)
         delete_events(connection, poll.published)
         events = write_events(connection, outcome.changes, poll.now_us + EVENT_HOLD_US)
         notified = write_notices(connection, outcome.notices, poll.channel_ids, poll.now_us)
         self._write_positions(connection, stored, {at: end for at, (_, end) in poll.spans.items()}, stream_id)
         return Recorded(outcome, events, notified)
 
-    def _view(self, connection: Connection, sightings: Sequence[Sighting], now_us: int) -> View:
+    def _view(self, connection: Connection, sightings: Sequence[Sighting], day: int) -> View:
         """What the state holds of these alerts. One that opened an incident is known by that, however long ago."""
-        seen = self._seen(connection, {sighting.key for sighting in sightings}, now_us)
+        seen = self._seen(connection, {sighting.key for sighting in sightings}, day)
         unseen = [sighting for sighting in sightings if sighting.key not in seen]
         current = self._current(connection, {sighting.subject for sighting in unseen})
         pairs = {(current[s.subject].incident_id, s.watcher_id) for s in unseen if s.subject in current}
@@ -223,9 +228,8 @@ class IncidentStore:
         seen.update(s.key for s in unseen if incident_id_of(s.alert_id) in openers)
         return View(current, seen, watchers_among(connection, pairs))
 
-    def _seen(self, connection: Connection, keys: set[bytes], now_us: int) -> set[bytes]:
-        days = range((now_us - self._seen_us) // DAY_US, now_us // DAY_US + 1)
-        return seen_among(connection, sorted(keys), list(days))
+    def _seen(self, connection: Connection, keys: set[bytes], day: int) -> set[bytes]:
+        return seen_among(connection, sorted(keys), list(range(day - self._seen_days, day + 1)))
 
     def _current(self, connection: Connection, subjects: set[bytes]) -> dict[bytes, Incident]:
         return current_of(connection, sorted(subjects))
@@ -311,7 +315,7 @@ class IncidentStore:
         """Incidents in the order they opened (then by id), of all states. `since_us`: those with an alert or a change
         from then on; `after`: (opened_us, incident_id) of the last one of the page before."""
         c = incidents.c
-        wanted = _listed(force, since_us).order_by(c.opened_us, c.incident_id).limit(limit)
+        wanted = _listed(force, since_us).order_by(_opened(since_us), c.incident_id).limit(limit)
         if after is not None:
             wanted = wanted.where(tuple_(c.opened_us, c.incident_id) > after)
         with reading(self._engine) as connection:
@@ -320,7 +324,7 @@ class IncidentStore:
     def newest_incidents(self, force: str | None, since_us: int | None, limit: int) -> list[Incident]:
         """The last ones of the same listing, in its order."""
         c = incidents.c
-        wanted = _listed(force, since_us).order_by(c.opened_us.desc(), c.incident_id.desc()).limit(limit)
+        wanted = _listed(force, since_us).order_by(_opened(since_us).desc(), c.incident_id.desc()).limit(limit)
         with reading(self._engine) as connection:
             return [incident_of(row) for row in reversed(connection.execute(wanted).all())]
 
@@ -351,7 +355,7 @@ class IncidentStore:
         """Notifications that are due, for channels that are not busy; nobody else gets them for `claim_us`."""
         c = notifications.c
         names = Notification.__dataclass_fields__
-        wanted = select(*(c[name] for name in names)).where(c.due_us <= now_us, c.channel_id.not_in(busy))
+        wanted = select(*(c[name] for name in names)).where(self._due(notifications, now_us), c.channel_id.not_in(busy))
         wanted = wanted.order_by(c.due_us, c.serial).limit(limit)
         with reading(self._engine) as connection:
             if not connection.execute(wanted.limit(1)).all():
@@ -386,10 +390,20 @@ class IncidentStore:
 
 
 def _listed(force: str | None, since_us: int | None) -> Select[Any]:
-    """Incidents of a force, or of all, with an alert or a change from then on."""
+    """Incidents of a force, or of all, with an alert or a change from then on.
+
+    Since a moment it is few that are found by that and sorted afterwards: as plain columns, force and opened_us would
+    invite the engine to walk one of their indexes instead, over everything that ever was."""
     c = incidents.c
-    wanted = INCIDENT if force is None else INCIDENT.where(c.force == force)
-    return wanted if since_us is None else wanted.where(or_(c.last_alert_us >= since_us, c.changed_us >= since_us))
+    if since_us is None:
+        return INCIDENT if force is None else INCIDENT.where(c.force == force)
+    wanted = INCIDENT.where(or_(c.last_alert_us >= since_us, c.changed_us >= since_us))
+    return wanted if force is None else wanted.where(c.force.concat("") == force)
+
+
+def _opened(since_us: int | None) -> ColumnElement[int]:
+    """What a listing is ordered by; see `_listed`."""
+    return incidents.c.opened_us if since_us is None else incidents.c.opened_us + 0
 
 
 _PREFIX = re.compile("i[0-9a-f]{0,16}")

@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -59,16 +60,24 @@ incidents = Table(
     Column("changed_by", Text, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
     Column("current_subject", LargeBinary, unique=True),
+    Column("trimmed", Boolean, nullable=False, server_default=false()),
     CheckConstraint("closed_us IS NOT NULL OR current_subject IS NOT NULL", name="open_is_current"),
     Index("ix_incidents_opened", "opened_us", "incident_id"),
+    Index("ix_incidents_force_opened", "force", "opened_us", "incident_id"),
+    Index("ix_incidents_last_alert", "last_alert_us"),
+    Index("ix_incidents_changed", "changed_us"),
     Index(
         "ix_incidents_open",
         "last_alert_us",
         sqlite_where=text("closed_us IS NULL"),
         postgresql_where=text("closed_us IS NULL"),
     ),
+    Index("ix_incidents_closed", "closed_us", sqlite_where=text("NOT trimmed"), postgresql_where=text("NOT trimmed")),
 )
-"""`current_subject`: set while the incident is its subject's newest. It is unique and an open incident must have it: so
+"""What the indexes serve: the listing (of all, of a force, since a moment), the lapse of open ones, the trimming of closed
+ones; an alert finds its incident, open or just closed, by `current_subject`. `trimmed`: history, see `upkeep`.
+
+`current_subject`: set while the incident is its subject's newest. It is unique and an open incident must have it: so
 the database itself refuses a second open incident of one citizen and rule, whatever the workers do."""
 
 incident_occurrences = Table(
@@ -121,8 +130,18 @@ seen_alerts = Table(
     Column("alert", LargeBinary, primary_key=True),
     sqlite_with_rowid=False,
 )
-"""Alerts counted, under the day they were first handled: forgetting a day is then one stretch of the table, and neither
-needs another index on millions of rows."""
+"""Alerts counted, under the day of running time they were first handled on: forgetting a day is then one stretch of the
+table, and neither needs another index on millions of rows."""
+
+running_time = Table(
+    "running_time",
+    metadata,
+    Column("ran_us", BigInteger, nullable=False),
+    Column("wall_us", BigInteger, nullable=False),
+    Column("hold_us", BigInteger, nullable=False),
+)
+"""One row. `ran_us`: how long dispatchers have run on this database, which no setting of a clock changes; `wall_us`: what the
+clock said when that was written, 0 before the first time; `hold_us`: nothing is trimmed before so much has been run."""
 
 alert_positions = Table(
     "alert_positions",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, and_, bindparam, select
+from sqlalchemy import Connection, Update, and_, bindparam, select
 
 from harmonywatch.dispatch.decide import Change, Notice, Outcome
 from harmonywatch.dispatch.incident import Incident, subject_of
@@ -27,16 +27,31 @@ T = TypeVar("T")
 PARTS = 500
 """Most values in one list of a statement: well below every engine's limit of parameters."""
 
-DAY_US = 86_400_000_000
-
 FIELDS = tuple(name for name in Incident.__struct_fields__ if name != "current")
 INCIDENT = select(*(incidents.c[name] for name in FIELDS), incidents.c.current_subject)
 
-_UPDATE = (
-    incidents.update()
-    .where(incidents.c.incident_id == bindparam("of"))
-    .values({name: bindparam(name) for name in (*FIELDS[5:], "name", "current_subject")})
+_FIXED = ("incident_id", "force", "identity", "rule", "opened_us")
+_BY_JOINING = (
+    "name",
+    "occurrences",
+    "watchers",
+    "last_seen_us",
+    "last_alert_us",
+    "lat",
+    "lon",
+    "harmonyscore_least",
+    "late",
 )
+
+
+def _update(*names: str) -> Update:
+    of = incidents.update().where(incidents.c.incident_id == bindparam("of"))
+    return of.values({name: bindparam(name) for name in names})
+
+
+_UPDATE = _update(*(name for name in FIELDS if name not in _FIXED), "current_subject")
+_JOIN = _update(*_BY_JOINING)
+"""Names no column that another index is made of: what a statement names is written there again, changed or not."""
 _TRIM = incident_occurrences.delete().where(
     and_(incident_occurrences.c.incident_id == bindparam("of"), incident_occurrences.c.number <= bindparam("upto"))
 )
@@ -96,10 +111,10 @@ def run(connection: Connection, statement: Any, rows: Sequence[Mapping[str, Any]
         connection.execute(statement, rows)
 
 
-def write_outcome(connection: Connection, outcome: Outcome, now_us: int, occurrences_max: int) -> None:
-    """Everything but the outboxes. Incidents that cease to be current go first: their subject is taken over."""
+def write_outcome(connection: Connection, outcome: Outcome, day: int, occurrences_max: int) -> None:
+    """Everything but the outboxes. `day`: of running time. Incidents that cease to be current go first: their subject is
+    taken over."""
     write_incidents(connection, outcome)
-    day = now_us // DAY_US
     run(connection, seen_alerts.insert(), [{"day": day, "alert": key} for key in outcome.seen])
     pairs = [{"incident_id": incident_id, "watcher_id": watcher_id} for incident_id, watcher_id in outcome.watchers]
     run(connection, incident_watchers.insert(), pairs)
@@ -111,8 +126,12 @@ def write_outcome(connection: Connection, outcome: Outcome, now_us: int, occurre
 def write_incidents(connection: Connection, outcome: Outcome) -> None:
     """The incidents themselves and their log."""
     changed = sorted(outcome.incidents.values(), key=lambda incident: incident.current)
-    updates = [_row(incident) for incident in changed if incident.incident_id not in outcome.new]
-    run(connection, _UPDATE, [row | {"of": row["incident_id"]} for row in updates])
+    known = [incident for incident in changed if incident.incident_id not in outcome.new]
+    stepped = {step.incident.incident_id for step in outcome.steps}
+    joined = [i for i in known if i.current and i.incident_id not in stepped]
+    others = [i for i in known if not i.current or i.incident_id in stepped]
+    run(connection, _UPDATE, [_row(incident) | {"of": incident.incident_id} for incident in others])
+    run(connection, _JOIN, [{n: getattr(i, n) for n in _BY_JOINING} | {"of": i.incident_id} for i in joined])
     run(connection, incidents.insert(), [_row(i) for i in changed if i.incident_id in outcome.new])
     log = [
         {

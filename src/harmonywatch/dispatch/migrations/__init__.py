@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-INCIDENTS_HEAD = "0001"
+INCIDENTS_HEAD = "0002"
 """The last step. A constant, so that finding a database up to date needs no reading of the steps."""
 
 INCIDENTS_VERSION_TABLE = "incidents_alembic_version"
