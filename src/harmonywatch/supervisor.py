@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import structlog
-
 SERVICES = ("gateway", "alerting", "dispatch", "console", "archive")
 """In the order of their start: what answers first comes first, what may wait last."""
 
@@ -89,6 +87,8 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._children = {service: _Child(service) for service in self.services}
+        import structlog  # a command that only asks for the services' names need not carry it
+
         self._log: Any = structlog.get_logger()
 
     def run(self, stop: threading.Event) -> None:
