@@ -54,8 +54,16 @@ def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give
 @click.option("--rate", type=float, default=None, help="Reports a second over all (default: one a watcher and minute).")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="Length of the run; 0 = until stopped.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same city.")
-@click.option("--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder).")
-@click.option("--key", "keys", multiple=True, metavar="FORCE=KEY", help="A relay key; repeat for several forces.")
+@click.option(
+    "--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder), or mqtt://HOST:PORT."
+)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="FORCE=KEY",
+    help="A relay key (MQTT: USER:PASSWORD); repeat for more forces.",
+)
 @click.option("--faults", default="", metavar="SPEC", help="E.g. twice=0.02,late=0.01,malformed=0.005,skew=0.001.")
 @click.option(
     "--singles", type=float, default=0.05, show_default=True, help="Share of watchers that send by themselves."
@@ -73,6 +81,7 @@ def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, *
     \b
     harmonywatch fleet --key north=hw_r_... --seconds 60
     harmonywatch fleet --watchers 1000 --rate 5000 --seconds 10 --out reports.ndjson
+    harmonywatch fleet --to mqtt://127.0.0.1:1884 --key north=base:PASSWORD
     """
     from harmonywatch.fleet.faults import FaultSpecError, parse_faults
     from harmonywatch.fleet.plan import HARMONYLAND, FleetPlan
@@ -94,7 +103,10 @@ def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, *
     if plan.out is not None:
         result = write_fleet(plan, plan.out)
     else:
-        result = asyncio.run(run_fleet(plan, lambda tally: _progress(shell, tally)))
+        try:
+            result = asyncio.run(run_fleet(plan, lambda tally: _progress(shell, tally)))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
     tally = result.tally
     row = {
         "run": result.run,

@@ -17,15 +17,20 @@ ENCODINGS = (None, "gzip", "zstd")
 
 @dataclass(frozen=True)
 class Target:
-    """One force and its gateway: `url` is the root (`http://127.0.0.1:8470`), `key` a relay key of that force.
+    """One force and its gateway: `url` is the root (`http://127.0.0.1:8470`), `key` a relay key of that force; or an MQTT
+    broker: `mqtt://127.0.0.1:1884` and `USER:PASSWORD` of one that may publish for every watcher of the force.
 
-    `ca` is a PEM file to trust when the URL is https.
+    `ca` is a PEM file to trust when the URL is https or mqtts.
     """
 
     force: str
     url: str = ""
     key: str = ""
     ca: str | None = None
+
+    @property
+    def by_mqtt(self) -> bool:
+        return self.url.startswith(("mqtt:", "mqtts:"))
 
 
 HARMONYLAND = (Target("harmonyland"),)
@@ -38,9 +43,10 @@ class FleetPlan:
 
     `rate`: reports a second over all forces; None = one report a watcher and minute. `seconds`: length of the run; 0 =
     until stopped. `singles`: share of the watchers that send their own reports one by one, the others go through
-    relays in batches. `connections`: keep-alive connections over all targets. `encoding`: of relays' batches, one of
-    ENCODINGS. `run`: tag inside every report_id, so that a second run of the same seed is not taken for a repeat of the
-    first; None = the second the run starts at, in base 36. Raises ValueError on a plan that cannot be carried out.
+    relays in batches (by MQTT all go one by one). `connections`: keep-alive connections over all targets (by MQTT one
+    each). `encoding`: of relays' batches, one of ENCODINGS. `run`: tag inside every report_id, so that a second run of the
+    same seed is not taken for a repeat of the first; None = the second the run starts at, in base 36. Raises ValueError on
+    a plan that cannot be carried out.
     """
 
     watchers: int = WATCHERS_FIRST_WAVE
@@ -77,8 +83,14 @@ class FleetPlan:
             raise ValueError("a fleet has at least one target, and a watcher for each")
         if len({target.force for target in self.targets}) != len(self.targets):
             raise ValueError("each target is another force")
+        if len({target.by_mqtt for target in self.targets}) > 1:
+            raise ValueError("a fleet sends by HTTP or by MQTT, not by both at once")
         if self.connections < 1:
             raise ValueError("a fleet has at least one connection")
+
+    @property
+    def by_mqtt(self) -> bool:
+        return self.targets[0].by_mqtt
 
     @property
     def forces(self) -> tuple[str, ...]:
@@ -97,6 +109,11 @@ class FleetPlan:
     def run_tag(self, start_s: int) -> str:
         """The tag of a run that starts at `start_s` seconds since 1970."""
         return self.run if self.run is not None else base36(start_s)
+
+
+def watcher_id(watcher: int, forces: tuple[str, ...]) -> str:
+    """The name of a watcher, `north-00017`."""
+    return f"{forces[watcher % len(forces)]}-{watcher // len(forces):05d}"
 
 
 def base36(number: int) -> str:

@@ -22,6 +22,7 @@ from harmonywatch.fleet import watchers as fly
 from harmonywatch.fleet.citizens import other_spelling
 from harmonywatch.fleet.city import CITIZENS_MAX, UTTERANCES_MAX, Block, City
 from harmonywatch.fleet.pieces import Pieces, Rows
+from harmonywatch.fleet.plan import watcher_id
 from harmonywatch.report.words import identity_of
 
 Ints = npt.NDArray[np.int64]
@@ -219,7 +220,7 @@ class _Numbers:
 
 def _heads(watchers: int, forces: tuple[str, ...], run: str) -> list[bytes]:
     """`{"watcher_id":"north-00017","report_id":"north-00017-<run>-` of each watcher."""
-    ids = [f"{forces[w % len(forces)]}-{w // len(forces):05d}" for w in range(watchers)]
+    ids = [watcher_id(w, forces) for w in range(watchers)]
     return [b'{"watcher_id":%b,"report_id":%b' % (_json(i), _json(f"{i}-{run}-")[:-1]) for i in ids]
 
 

@@ -27,7 +27,8 @@ from harmonywatch.fleet.tally import FleetResult, Tally
 from harmonywatch.fleet.traffic import Parcel, Traffic, header_of
 from harmonywatch.fleet.truth import TruthWriter
 from harmonywatch.fleet.verdicts import refusal_of_document, refusals_of_batch
-from harmonywatch.fleet.wire import Answer, Door, Listener, Pool, Request
+from harmonywatch.fleet.ways import HttpWay, MqttWay, Way
+from harmonywatch.fleet.wire import Answer, Listener, Request
 
 PACE_S = 0.01
 TURNS_MAX = 2_048
@@ -136,15 +137,15 @@ class Sender:
     def __init__(self, plan: FleetPlan, truth: TruthWriter | None) -> None:
         self.tally = Tally()
         self._plan, self._truth = plan, truth
-        doors = [Door.at(target.url, target.ca) for target in plan.targets]
-        pairs = list(zip(doors, plan.targets, strict=True))
-        self._single_heads = [door.head(target.key, "application/json") for door, target in pairs]
-        self._batch_heads = [door.head(target.key, "application/x-ndjson", plan.encoding) for door, target in pairs]
-        each = max(1, plan.connections // len(doors))
         listener = Listener(self._answered, self._failed)
-        self._pools = [Pool(door, each, plan.timeout_s, listener) for door in doors]
-        self._batches = [_Batch() for _ in doors]
-        self._head_start_s = [plan.batch_wait_s * number / len(doors) for number in range(len(doors))]
+        if plan.by_mqtt:
+            self._way: Way = MqttWay(plan, listener)
+        else:
+            self._way = HttpWay(plan, listener)
+        self._pools = self._way.pools
+        self._batches = [_Batch() for _ in plan.targets]
+        count = len(plan.targets)
+        self._head_start_s = [plan.batch_wait_s * number / count for number in range(count)]
         self._retries: set[asyncio.TimerHandle] = set()
         self._squeeze = _squeezer(plan.encoding)
         self._settled = asyncio.Event()
@@ -190,7 +191,8 @@ class Sender:
         each = max(1, round(self._plan.reports_per_s * REST_S))
         for i in range(0, len(rest.lines), each):
             part = slice(i, i + each)
-            self._dispatch(Parcel(rest.first + i, rest.lines[part], rest.targets[part], rest.singles[part]))
+            held = (rest.lines[part], rest.targets[part], rest.singles[part], rest.watchers[part])
+            self._dispatch(Parcel(rest.first + i, *held))
             self._flush(0.0)
             await asyncio.sleep(REST_S)
         self._flush(0.0)
@@ -224,9 +226,10 @@ class Sender:
         self.tally.sent += len(parcel.lines)
         self.tally.json_bytes += sum(map(len, parcel.lines))
         now, number = asyncio.get_running_loop().time(), parcel.first
-        for line, target, single in zip(parcel.lines, parcel.targets, parcel.singles, strict=True):
-            if single:
-                self._post(Request(target, self._single_heads[target], line, [number], now, batch=False))
+        rows = zip(parcel.lines, parcel.targets, parcel.singles, parcel.watchers, strict=True)
+        for line, target, single, watcher in rows:
+            if single or self._plan.by_mqtt:
+                self._post(Request(target, self._way.head(target, line, watcher), line, [number], now, batch=False))
             else:
                 batch = self._batches[target]
                 if not batch.lines:
@@ -247,10 +250,9 @@ class Sender:
     def _send_batch(self, target: int, now: float) -> None:
         batch, self._batches[target] = self._batches[target], _Batch()
         body = self._squeeze(b"\n".join(batch.lines) + b"\n")
-        self._post(Request(target, self._batch_heads[target], body, batch.attempts, now, batch=True))
+        self._post(Request(target, self._way.head(target, body), body, batch.attempts, now, batch=True))
 
     def _post(self, request: Request) -> None:
-        request.head += b"%d\r\n\r\n" % len(request.body)
         self.tally.requests += 1
         self._pools[request.target].submit(request)
 

@@ -22,12 +22,14 @@ REPEAT_WITHIN_S = 20.0
 
 @dataclass(frozen=True)
 class Parcel:
-    """Reports to send now, in order: line i is attempt `first + i`, of target `targets[i]`; `singles[i]`: by itself."""
+    """Reports to send now, in order: line i is attempt `first + i`, of watcher `watchers[i]`, for target `targets[i]`;
+    `singles[i]`: by itself."""
 
     first: int
     lines: list[bytes] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     singles: list[bool] = field(default_factory=list)
+    watchers: list[int] = field(default_factory=list)
 
 
 @dataclass(order=True)
@@ -169,6 +171,7 @@ class Traffic:
         parcel.lines.extend(lines)
         parcel.targets.extend((watchers % self._forces).tolist())
         parcel.singles.extend(self._single[watchers].tolist())
+        parcel.watchers.extend(watchers.tolist())
 
 
 def header_of(plan: FleetPlan, run: str) -> Header:
