@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,6 +67,11 @@ class Running:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
+
+    def on_loop(self, act: Callable[[], object]) -> None:
+        """Do this on the console's event loop, which does nothing else meanwhile."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(act)
 
     def wait_ended(self) -> BaseException | None:
         assert self._thread is not None

@@ -96,6 +96,21 @@ def test_the_first_delivery_of_an_alert_is_recorded_once_and_measured(city: City
     assert b'harmonywatch_deliver_seconds_count{force="north"} 2.0' in get(console.port, "/metrics")[2]
 
 
+def test_an_alert_is_delivered_when_it_is_handed_over_not_when_it_was_read(quick_city: City, until: Until) -> None:
+    console = quick_city.console()
+    entered, release = threading.Event(), threading.Event()
+    with Watch(console.port, quick_city.officer("ada", "north")).ready() as watch:
+        console.on_loop(lambda: (entered.set(), release.wait(10)))  # everything that hands over waits
+        assert entered.wait(10)
+        quick_city.stream.append(topic_of(ALERTS, "north"), {0: [b"not json", encode(alert(1))]})
+        unreadable = console.parts.telemetry.failed.labels("unreadable")
+        until(lambda: unreadable.collect()[0].samples[0].value == 1)  # so the alert beside it was read
+        released_at = to_wire(SystemClock().now())
+        release.set()
+        [told] = watch.take(1)
+    assert told.data["delivered_at"] >= released_at
+
+
 def test_what_nobody_watches_is_not_delivered(quick_city: City, until: Until) -> None:
     console = quick_city.console()
     append_alerts(quick_city.stream, alert(1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 
-from harmonywatch.clock import Clock, from_wire
+from harmonywatch.clock import Clock, from_wire, to_wire
 from harmonywatch.console.events import LiveEvent, Recent
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import DELIVERIES, DeliveryRecord, encode, topic_of
@@ -30,9 +30,12 @@ class Deliveries:
         self._first = Recent()
         self._waiting: deque[tuple[str, DeliveryRecord]] = deque(maxlen=WAITING_MAX)
 
-    def delivered_at(self, alert_id: str) -> str | None:
-        """When this process first handed it over; None if it did not (lately). Any thread."""
-        return self._first.get(alert_id)
+    def stamp(self, events: list[LiveEvent]) -> None:
+        """These events are handed to a client now, or were before: give each alert the time of its first hand-over."""
+        now = to_wire(self._clock.now())
+        for event in events:
+            if event.is_alert and not event.delivered_at:
+                event.delivered_at = self._first.get(event.alert_id) or now
 
     def handed(self, events: list[LiveEvent]) -> None:
         """These events were written to a client."""

@@ -1,13 +1,14 @@
 """From records of the stream to server-sent events: encoded once each, whatever number of clients gets them. Pure.
 
-An alert's data is its record with `delivered_at`; an incident's is the incident as the command line prints it, with
-`kind` (what happened) and `at` (when). Topics may repeat a record: `Recent` tells. A record that cannot be read has no
-event, but keeps its place, so that positions stay whole; one of a later version stops the service.
+An alert's data is its record with `delivered_at`, which is known only when the event is handed to somebody: `told` puts it
+in. An incident's is the incident as the command line prints it, with `kind` (what happened) and `at` (when). Topics may
+repeat a record: `Recent` tells. A record that cannot be read has no event, but keeps its place, so that positions stay
+whole; one of a later version stops the service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -30,8 +31,9 @@ class RecordTooNew(StreamError):
 
 
 class LiveEvent(msgspec.Struct, gc=False):
-    """One record on its way to clients. `body`: the event without its id, empty = nothing to tell; `position`: next to
-    read after it; of an alert also `alert_id`, `received_at`, `delivered_at`; `key` tells repeats."""
+    """One record on its way to clients. `body`: the event without its id and, of an alert, without its end, empty = nothing
+    to tell; `position`: next to read after it; of an alert also `alert_id`, `received_at` and, once it was handed to
+    somebody, `delivered_at`; `key` tells repeats."""
 
     at: TopicPartition
     position: int
@@ -42,6 +44,10 @@ class LiveEvent(msgspec.Struct, gc=False):
     received_at: str = ""
     delivered_at: str = ""
     handed: bool = False
+
+    @property
+    def is_alert(self) -> bool:
+        return self.at.topic.startswith(ALERTS)
 
 
 class Recent:
@@ -74,11 +80,8 @@ _ALERT = msgspec.json.Decoder(_AlertHead)
 _EVENT = msgspec.json.Decoder(EventRecord)
 _TEXT = msgspec.json.Encoder()
 
-DeliveredAt = Callable[[str], str]
-"""When an alert was, or is now, first delivered, RFC 3339."""
 
-
-def events_of(batch: Batch, delivered_at: DeliveredAt) -> list[LiveEvent]:
+def events_of(batch: Batch) -> list[LiveEvent]:
     """The records of a batch, in order, repeats included. Raises RecordTooNew."""
     at, force = TopicPartition(batch.topic, batch.partition), force_of(batch.topic)
     read = _read_alert if batch.topic.startswith(ALERTS) else _read_incident
@@ -87,12 +90,19 @@ def events_of(batch: Batch, delivered_at: DeliveredAt) -> list[LiveEvent]:
         event = LiveEvent(at, offset + 1, force)
         found.append(event)
         try:
-            version = read(event, value, delivered_at)
+            version = read(event, value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if version > VERSION:
             raise RecordTooNew(at, offset, version)
     return found
+
+
+def told(event: LiveEvent) -> bytes:
+    """The event as it is written, its id aside. An alert's `delivered_at` must be known by now."""
+    if not event.is_alert:
+        return event.body
+    return event.body + b',"delivered_at":' + _TEXT.encode(event.delivered_at) + b"}\n\n"
 
 
 def silence_repeats(events: Iterable[LiveEvent], recent: Recent) -> None:
@@ -102,24 +112,27 @@ def silence_repeats(events: Iterable[LiveEvent], recent: Recent) -> None:
             event.body = b""
 
 
-def _read_alert(event: LiveEvent, value: bytes, delivered_at: DeliveredAt) -> int:
+def _read_alert(event: LiveEvent, value: bytes) -> int:
     head = _ALERT.decode(value)
     event.key = event.alert_id = head.alert_id
-    event.received_at, event.delivered_at = head.received_at, delivered_at(head.alert_id)
-    body = value.strip()[:-1] + b',"delivered_at":' + _TEXT.encode(event.delivered_at) + b"}"
-    event.body = sse(b"alert", body)
+    event.received_at = head.received_at
+    event.body = _begun(b"alert", value.strip()[:-1])
     return head.v
 
 
-def _read_incident(event: LiveEvent, value: bytes, _delivered_at: DeliveredAt) -> int:
+def _read_incident(event: LiveEvent, value: bytes) -> int:
     record = _EVENT.decode(value)
     event.key = f"{record.incident_id} {record.kind} {record.at} {record.alert_id}"
     incident = bytes(record.incident).strip()
-    told = b'{"kind":' + _TEXT.encode(record.kind) + b',"at":' + _TEXT.encode(record.at)
-    event.body = sse(b"incident", told + (b"}" if incident in (b"{}", b"null") else b"," + incident[1:]))
+    change = b'{"kind":' + _TEXT.encode(record.kind) + b',"at":' + _TEXT.encode(record.at)
+    event.body = sse(b"incident", change + (b"}" if incident in (b"{}", b"null") else b"," + incident[1:]))
     return record.v
 
 
 def sse(name: bytes, data: bytes) -> bytes:
     """An event without an id. `data`: JSON, so a line break in it is only a blank."""
-    return b"event: " + name + b"\ndata: " + data.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"
+    return _begun(name, data) + b"\n\n"
+
+
+def _begun(name: bytes, data: bytes) -> bytes:
+    return b"event: " + name + b"\ndata: " + data.replace(b"\r", b" ").replace(b"\n", b" ")

@@ -17,9 +17,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from harmonywatch.clock import Clock, to_wire
+from harmonywatch.clock import Clock
 from harmonywatch.console.deliveries import Deliveries
-from harmonywatch.console.events import LiveEvent, Recent, events_of, silence_repeats
+from harmonywatch.console.events import LiveEvent, Recent, events_of, silence_repeats, told
 from harmonywatch.console.past import remember
 from harmonywatch.console.positions import Vector, write_id
 from harmonywatch.registry.contract import KeyFinder, KeyInfo
@@ -151,10 +151,6 @@ class Hub:
         """The id of a client that has everything of its scope."""
         return write_id(self.stream.id, scope, self.vector)
 
-    def delivered_at(self, alert_id: str) -> str:
-        """Any thread."""
-        return self.deliveries.delivered_at(alert_id) or to_wire(self.clock.now())
-
     # --- the followers' threads
 
     def _end(self) -> Vector:
@@ -187,7 +183,7 @@ class Hub:
     def _poll(self, reader: Reader, recent: Recent) -> list[LiveEvent]:
         found: list[LiveEvent] = []
         for batch in sorted(reader.poll(POLL_S), key=lambda batch: batch.appended_us):
-            events = events_of(batch, self.delivered_at)
+            events = events_of(batch)
             unread = sum(not event.body for event in events)
             if unread:
                 self.telemetry.failed.labels("unreadable").inc(unread)
@@ -198,17 +194,18 @@ class Hub:
     # --- the loop
 
     def _dispatch(self, events: list[LiveEvent]) -> None:
-        told: dict[str | None, list[LiveEvent]] = {scope: [] for scope in self._live}
+        theirs: dict[str | None, list[LiveEvent]] = {scope: [] for scope in self._live}
         pieces: dict[str | None, list[bytes]] = {scope: [] for scope in self._live}
+        self.deliveries.stamp([event for event in events if event.force in theirs or None in theirs])
         for event in events:
             self.vector.advance(event.at, event.position)
             if event.body:
                 for scope in (event.force, None):
-                    if scope in told:
-                        told[scope].append(event)
-                        pieces[scope] += (b"id: ", self.id_of(scope), b"\n", event.body)
+                    if scope in theirs:
+                        theirs[scope].append(event)
+                        pieces[scope] += (b"id: ", self.id_of(scope), b"\n", told(event))
         for scope, clients in self._live.items():
-            if told[scope]:
-                parcel = Parcel(b"".join(pieces[scope]), told[scope])
+            if theirs[scope]:
+                parcel = Parcel(b"".join(pieces[scope]), theirs[scope])
                 for client in clients:
                     client.offer(parcel)

@@ -22,7 +22,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from harmonywatch.clock import to_wire
-from harmonywatch.console.events import LiveEvent, sse
+from harmonywatch.console.events import LiveEvent, sse, told
 from harmonywatch.console.hub import TOO_SLOW, Client, Hub
 from harmonywatch.console.past import bounds_of, past_events, vector_since
 from harmonywatch.console.positions import STREAM_DIGITS, Mark, Vector, write_id
@@ -102,7 +102,7 @@ class LiveStream:
             near = vector.behind(target) <= NEAR_RECORDS
             if near:
                 target = self._hub.go_live(client)
-            portions = past_events(self._hub.stream, vector.of(scope), target, self._hub.delivered_at)
+            portions = past_events(self._hub.stream, vector.of(scope), target)
             while client.ending is None and (events := await asyncio.to_thread(_some, portions)):
                 await self._tell_past(send, events, vector)
             for at in target.partitions():
@@ -110,10 +110,11 @@ class LiveStream:
 
     async def _tell_past(self, send: Send, events: list[LiveEvent], vector: Vector) -> None:
         pieces: list[bytes] = []
+        self._hub.deliveries.stamp(events)
         for event in events:
             vector.advance(event.at, event.position)
             if event.body:
-                pieces += (b"id: ", write_id(self._hub.stream.id, self._client.scope, vector), b"\n", event.body)
+                pieces += (b"id: ", write_id(self._hub.stream.id, self._client.scope, vector), b"\n", told(event))
         if pieces:
             await send(_chunk(b"".join(pieces)))
             self._hub.deliveries.handed(events)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from harmonywatch.clock import micros
-from harmonywatch.console.events import DeliveredAt, LiveEvent, Recent, events_of, silence_repeats
+from harmonywatch.console.events import LiveEvent, Recent, events_of, silence_repeats
 from harmonywatch.console.positions import Vector
 from harmonywatch.stream.contract import Batch, Bounds, Stream, TopicPartition
 
@@ -19,7 +19,7 @@ BEFORE_RECORDS = 500
 """Records before a position that are looked at, so that a repeat of what was told before is known as one."""
 
 
-def past_events(stream: Stream, start: Vector, end: Vector, delivered_at: DeliveredAt) -> Iterator[list[LiveEvent]]:
+def past_events(stream: Stream, start: Vector, end: Vector) -> Iterator[list[LiveEvent]]:
     """The events between two vectors, in portions, repeats silenced. Raises PositionLost, RecordTooNew."""
     recent = Recent()
     spans = [(at, start.get(at), end.get(at)) for at in end.partitions() if start.get(at) < end.get(at)]
@@ -27,7 +27,7 @@ def past_events(stream: Stream, start: Vector, end: Vector, delivered_at: Delive
         remember(stream, at, position, recent)
     parts = [_batches(stream, at, first, last) for at, first, last in spans]
     for batch in heapq.merge(*parts, key=lambda batch: batch.appended_us):
-        events = events_of(batch, delivered_at)
+        events = events_of(batch)
         silence_repeats(events, recent)
         yield events
 
@@ -36,7 +36,7 @@ def remember(stream: Stream, at: TopicPartition, position: int, recent: Recent) 
     """Know what lies just before a position as told."""
     first = max(stream.bounds(*at).earliest, position - BEFORE_RECORDS)
     for batch in _batches(stream, at, first, position):
-        silence_repeats(events_of(batch, lambda _: ""), recent)
+        silence_repeats(events_of(batch), recent)
 
 
 def bounds_of(stream: Stream, ats: list[TopicPartition]) -> dict[TopicPartition, Bounds]:
