@@ -59,6 +59,29 @@ def test_a_door_enrols_watchers_once_and_audits_the_batch(door: Door, registry: 
     assert registry.version() == version
 
 
+def test_a_door_audits_under_its_actor_with_rising_ids(door: Door, registry: Registry, clock: ManualClock) -> None:
+    registry.add_force("north")
+    clock.advance(1)
+    asker = door.acting_as("os:ann\udfff")
+    ids = [
+        asker.record_audit("query", "north", "lake", {"sql": "select 'ö'"}, "why \x00 not"),
+        registry.record_audit("query"),
+        asker.record_audit("ask"),
+    ]
+    assert ids == sorted(set(ids))
+    first, _, last = registry.audit(limit=3)
+    assert (first.id, first.at, first.action, first.force, first.target) == (
+        ids[0],
+        clock.now(),
+        "query",
+        "north",
+        "lake",
+    )
+    assert first.detail == {"sql": "select 'ö'"}
+    assert first.actor.startswith("os:ann") and first.reason.startswith("why")
+    assert (last.id, last.force, last.target, last.detail, last.reason) == (ids[2], None, "", {}, "")
+
+
 def test_a_door_refuses_unknown_forces_and_ids_that_cannot_be_stored(door: Door, registry: Registry) -> None:
     registry.add_force("north")
     for ask in (lambda: door.known_watchers("nort"), lambda: door.enrol("nort", ["d1"], "base")):

@@ -8,7 +8,7 @@ tests run every verb against both and want the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,10 +39,9 @@ SQL_RULES = (
 )
 SQL_WATCHERS = "SELECT watcher_id FROM watchers WHERE force = ?"
 SQL_ENROL = "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-SQL_AUDIT = (
-    "INSERT INTO audit (at_us, actor, action, force, target, detail, reason) "
-    "VALUES (?, ?, 'watchers.enrol', ?, ?, ?, '')"
-)
+SQL_AUDIT = "INSERT INTO audit (at_us, actor, action, force, target, detail, reason) VALUES (?, ?, ?, ?, ?, ?, ?)"
+SQL_AUDIT_ID = "SELECT max(id) FROM audit"
+"""Of the entry just written: there is one writer at a time, and ids rise."""
 assert all(column in SQL_KEYS for column in KEY_COLUMNS) and all(column in SQL_RULES for column in RULE_COLUMNS)
 
 
@@ -58,6 +57,17 @@ class Door(Protocol):
     def known_watchers(self, force: str) -> set[str]: ...
 
     def enrol(self, force: str, watcher_ids: Collection[str], via: str) -> int: ...
+
+    def acting_as(self, actor: str) -> Door: ...
+
+    def record_audit(
+        self,
+        action: str,
+        force: str | None = None,
+        target: str = "",
+        detail: Mapping[str, object] | None = None,
+        reason: str = "",
+    ) -> int: ...
 
     def close(self) -> None: ...
 
@@ -121,9 +131,14 @@ def _open_registry(url: str, clock: Clock) -> Registry:
 class Glance:
     """A `Door` over a `Link`; safe for several threads, which take turns."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
+    def __init__(self, link: Link, clock: Clock, actor: str = "service") -> None:
         self._link = link
         self._clock = clock
+        self._actor = actor
+
+    def acting_as(self, actor: str) -> Glance:
+        """The same view; what it writes is audited under `actor`. Closing one closes both."""
+        return Glance(self._link, self._clock, actor)
 
     def version(self) -> int:
         with self._understood():
@@ -156,9 +171,23 @@ class Glance:
             cursor.executemany(self._sql(SQL_ENROL), [tuple(row.values()) for row in rows])
             new = max(cursor.rowcount, 0)
             if new > 0:
-                values = (now_us, storable(f"relay:{via}"), force, storable(via), json_text({"new": new}))
-                cursor.execute(self._sql(SQL_AUDIT), values)
+                entry = (storable(f"relay:{via}"), "watchers.enrol", force, storable(via), json_text({"new": new}), "")
+                cursor.execute(self._sql(SQL_AUDIT), (now_us, *entry))
             return new
+
+    def record_audit(
+        self,
+        action: str,
+        force: str | None = None,
+        target: str = "",
+        detail: Mapping[str, object] | None = None,
+        reason: str = "",
+    ) -> int:
+        owner = None if force is None else storable(force)
+        entry = (storable(self._actor), action, owner, storable(target), json_text(detail or {}), storable(reason))
+        with self._link.writing() as cursor:
+            cursor.execute(self._sql(SQL_AUDIT), (micros(self._clock.now()), *entry))
+            return int(self._rows(cursor, SQL_AUDIT_ID)[0][0])
 
     def close(self) -> None:
         self._link.close()
