@@ -196,11 +196,21 @@ def add_force(settings: Settings, actor: str, name: str) -> Force:
     return added
 
 
-def chosen_force(registry: Registry, name: str | None) -> str:
-    """The force that a command means: the named one, or the only one. Raises NoSuchForce, NotFound."""
+@contextlib.contextmanager
+def opened_door(settings: Settings, actor: str) -> Iterator[Door]:
+    """The light view for a command that only chooses forces and is audited."""
+    door = open_door(settings)
+    try:
+        yield door.acting_as(actor)
+    finally:
+        door.close()
+
+
+def chosen_force(registry: Registry | Door, name: str | None) -> str:
+    """The force that a command means: the named one, or the only one. Raises NoSuchForce."""
     if name is not None:
-        return registry.force(name).name
-    forces = [force.name for force in registry.forces()]
+        return _known(registry, name)
+    forces = list(registry.all_rules())
     if len(forces) == 1:
         return forces[0]
     if not forces:
@@ -208,9 +218,17 @@ def chosen_force(registry: Registry, name: str | None) -> str:
     raise NoSuchForce(f"which force? add --force, one of: {', '.join(forces)}")
 
 
-def chosen_forces(registry: Registry, name: str | None) -> list[str]:
+def chosen_forces(registry: Registry | Door, name: str | None) -> list[str]:
     """The named force, or every force."""
-    return [registry.force(name).name] if name is not None else [force.name for force in registry.forces()]
+    return [_known(registry, name)] if name is not None else list(registry.all_rules())
+
+
+def _known(registry: Registry | Door, name: str) -> str:
+    """A force that was named must be there: silence about a misspelt one would look like peace."""
+    known = list(registry.all_rules())
+    if name not in known:
+        raise NoSuchForce(f"no force {name!r}{near(name, known)}")
+    return name
 
 
 def prepare(settings: Settings) -> None:
@@ -283,14 +301,8 @@ def incidents_of(
 
 
 def _check_force(settings: Settings, force: str | None) -> None:
-    """A force that was named must be there: silence about a misspelt one would look like peace."""
-    door = open_door(settings)
-    try:
-        known = list(door.all_rules())
-    finally:
-        door.close()
-    if force is not None and force not in known:
-        raise NoSuchForce(f"no force {force!r}{near(force, known)}")
+    with opened_door(settings, "service:assemble") as door:
+        chosen_forces(door, force)
 
 
 # --- the lake and its questions ----------------------------------------------------------------------------------------
@@ -313,8 +325,8 @@ def verdicts(settings: Settings, actor: str, force: str | None) -> list[Verdict]
     """The proof of completeness, three tables a force."""
     from harmonywatch.archive.verify import Watch, verify
 
-    with opened_registry(settings, actor) as registry:
-        forces = chosen_forces(registry, force)
+    with opened_door(settings, actor) as door:
+        forces = chosen_forces(door, force)
     watch = Watch(settings.folder / "state" if "://" in settings.lake_url else Path(settings.lake_url))
     with opened_stream(settings, force) as stream:
         lake, window_s = open_lake(settings), settings.archive.repeat_window_s
@@ -325,21 +337,19 @@ def compacted(settings: Settings, actor: str, force: str | None, vacuum: bool) -
     """Merge the small files of the chosen forces, all of them, now."""
     from harmonywatch.archive.compact import compact
 
-    with opened_registry(settings, actor) as registry:
-        forces = chosen_forces(registry, force)
+    with opened_door(settings, actor) as door:
+        forces = chosen_forces(door, force)
     for name in forces:
         yield from compact(open_lake(settings), name, settings.archive, everything=True, vacuum=vacuum)
 
 
 @contextlib.contextmanager
-def opened_analyst(
-    settings: Settings, actor: str, deadline_s: float | None = None
-) -> Iterator[tuple[Analyst, Registry]]:
-    """Who answers questions, with the registry that audits them."""
+def opened_analyst(settings: Settings, actor: str, deadline_s: float | None = None) -> Iterator[tuple[Analyst, Door]]:
+    """Who answers questions, with the view of the registry that audits them."""
     from harmonywatch.analysis.analyst import Analyst
 
-    with opened_registry(settings, actor) as registry:
-        yield Analyst(open_lake(settings), registry, CLOCK, _limits(settings, deadline_s)), registry
+    with opened_door(settings, actor) as door:
+        yield Analyst(open_lake(settings), door, CLOCK, _limits(settings, deadline_s)), door
 
 
 def _limits(settings: Settings, deadline_s: float | None = None) -> Limits:
@@ -363,8 +373,8 @@ class _AuditOnDemand:
         detail: Mapping[str, object] | None = None,
         reason: str = "",
     ) -> int:
-        with opened_registry(self._settings, self._actor) as registry:
-            return registry.record_audit(action, force, target, detail, reason)
+        with opened_door(self._settings, self._actor) as door:
+            return door.record_audit(action, force, target, detail, reason)
 
 
 def connect(force: str | None = None, data: str | Path = "data", reason: str = "") -> Connection:
@@ -382,8 +392,8 @@ def connect(force: str | None = None, data: str | Path = "data", reason: str = "
     settings, _ = load({"data": str(folder)})
     if not folder.is_dir():
         raise BadSettings(f"there is no folder {folder}; `data` names the one that holds the archive")
-    with opened_registry(settings, os_user()) as registry:
-        name = chosen_force(registry, force)
+    with opened_door(settings, os_user()) as door:
+        name = chosen_force(door, force)
     audit = _AuditOnDemand(settings, os_user())
     return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings)), name, CLOCK, reason)
 
@@ -411,9 +421,9 @@ def opened_rejects(
     """A force's rejects, with the force's name. Reading them is in the audit: their bytes may hold names."""
     from harmonywatch.archive.rejected import rejects
 
-    with opened_registry(settings, actor) as registry:
-        name = chosen_force(registry, force)
-        registry.record_audit("rejects", name, "lake", {"since": since and to_wire(since)})
+    with opened_door(settings, actor) as door:
+        name = chosen_force(door, force)
+        door.record_audit("rejects", name, "lake", {"since": since and to_wire(since)})
     with opened_stream(settings, name) as stream:
         yield name, rejects(open_lake(settings), stream, name, sealer(settings, name), since)
 
@@ -458,8 +468,8 @@ def redriven(
                     "reason": refusal and refusal.reason,
                 }
             )
-    with opened_registry(settings, actor) as registry:
-        registry.record_audit("redrive", name, "rejects", {"reject_ids": [row["reject_id"] for row in rows][:1000]})
+    with opened_door(settings, actor) as door:
+        door.record_audit("redrive", name, "rejects", {"reject_ids": [row["reject_id"] for row in rows][:1000]})
     return rows
 
 
