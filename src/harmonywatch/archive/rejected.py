@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ import pyarrow as pa
 from harmonywatch.archive.lake import Lake, LakeTable
 from harmonywatch.archive.schema import REJECTS
 from harmonywatch.archive.sealing import Sealer
-from harmonywatch.clock import to_wire
+from harmonywatch.clock import EPOCH, to_wire
 from harmonywatch.report import topics
 from harmonywatch.report.topics import RejectRecord, topic_of
 from harmonywatch.stream.contract import Stream, TopicPartition
@@ -68,10 +68,37 @@ def _waiting(stream: Stream, at: TopicPartition, position: int, since: datetime 
     while batches := stream.read(at.topic, at.partition, position):
         for batch in batches:
             position = batch.position
-            for value in batch.values:
-                record = _RECORD.decode(value)
-                if since is None or record.received_at >= to_wire(since):
-                    yield Reject(_facts(record), b64decode(record.bytes))
+            for offset, value in enumerate(batch.values, batch.base_offset):
+                reject = _read(value) or _poison(at, offset, value, batch.appended_us)
+                if since is None or reject.facts["received_at"] >= to_wire(since):
+                    yield reject
+
+
+def _read(value: bytes) -> Reject | None:
+    """None for what is no reject of ours."""
+    try:
+        record = _RECORD.decode(value)
+        return Reject(_facts(record), b64decode(record.bytes, validate=True))
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, and so are base64's
+        return None
+
+
+def _poison(at: TopicPartition, offset: int, value: bytes, appended_us: int) -> Reject:
+    """A record that is none is a reject of its own, as the archive will store it: by the same id."""
+    facts = {
+        "reject_id": f"poison-{at.topic}-{at.partition}-{offset}",
+        "source": "stream",
+        "sender": "archive",
+        "received_at": to_wire(EPOCH + timedelta(seconds=appended_us // 1_000_000)),
+        "code": "poison",
+        "pointer": "",
+        "reason": "the record on the stream is not in its canonical form",
+        "line": None,
+        "origin_topic": at.topic,
+        "origin_partition": at.partition,
+        "origin_offset": offset,
+    }
+    return Reject(facts, value)
 
 
 def _facts(record: RejectRecord) -> dict[str, Any]:
