@@ -29,7 +29,7 @@ from harmonywatch.registry.contract import PARTITIONS_DEFAULT, AlreadyExists, Fo
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
 from harmonywatch.service import places
 from harmonywatch.settings import BadSettings, Settings, load
-from harmonywatch.stream.contract import Stream, StreamError
+from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
 
 if TYPE_CHECKING:
     from harmonywatch.analysis.analyst import Analyst
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from harmonywatch.broker import Broker
     from harmonywatch.dispatch.store import IncidentStore
     from harmonywatch.fleet.plan import Target
+    from harmonywatch.ops import Health
     from harmonywatch.registry.glance import Door
     from harmonywatch.registry.store import Registry
 
@@ -135,11 +136,18 @@ def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
     if missing:
         with opened_registry(settings, "service:assemble") as registry:
             for name in missing:
-                ensure_topics(stream, name, registry.force(name).partitions)
+                try:
+                    ensure_topics(stream, name, registry.force(name).partitions)
+                except WHOLE_STREAM:
+                    raise
+                except StreamError as error:  # one force's; its requests and its handlers will say so again
+                    structlog.get_logger().error("a force has not all its topics", force=name, reason=str(error))
 
 
 def operator_errors() -> tuple[type[Exception], ...]:
     """Errors of the rooms after which only the operator can help."""
+        import structlog  # commands that find nothing amiss need not carry it
+
     rooms = (
         ("harmonywatch.alerting.judge", "RecordTooNew"),
         ("harmonywatch.archive.decoding", "NewerRecord"),
@@ -493,9 +501,17 @@ def moment(text: str | None) -> datetime | None:
 
 def gateway_url(settings: Settings) -> str:
     """Where this folder's gateway listens now, else where its settings say."""
-    note = places(settings.folder).get("gateway")
-    scheme = "https" if (note["tls"] if note else settings.gateway.tls_cert) else "http"
-    return f"{scheme}://{settings.gateway.host}:{note['port'] if note else settings.gateway.port}"
+    note = places(settings.folder).get("gateway", {})
+    door = settings.gateway
+    scheme = "https" if note.get("tls", bool(door.tls_cert)) else "http"
+    return f"{scheme}://{address(note.get('host', door.host), note.get('port', door.port))}"
+
+
+def address(host: str, port: int) -> str:
+    """Where somebody of this machine finds a door that listens there, as in a URL: IPv6 stands in brackets, and who listens
+    everywhere is found on the loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def target(text: str, url: str, ca: str | None) -> Target:
@@ -508,32 +524,35 @@ def target(text: str, url: str, ca: str | None) -> Target:
     return Target(force, url, key, ca)
 
 
-def health_of_services(settings: Settings, timeout_s: float = 2.0, besides: str = "") -> dict[str, list[str]]:
-    """By service: why it is not ready ([] = ready), asked at its own operations port."""
+def health_of_services(settings: Settings, timeout_s: float = 2.0, besides: str = "") -> dict[str, Health]:
+    """By service: how it is, asked at its own operations port."""
+    from harmonywatch.ops import Health
     from harmonywatch.supervisor import services_of
 
     found = places(settings.folder)
     return {
-        service: _why_not_ready(found[service], timeout_s) if service in found else ["not running"]
+        service: _health_at(found[service], timeout_s) if service in found else Health("not running", [])
         for service in services_of(bool(settings.mqtt.url))
         if service != besides
     }
 
 
-def _why_not_ready(note: dict[str, Any], timeout_s: float) -> list[str]:
+def _health_at(note: dict[str, Any], timeout_s: float) -> Health:
+    from harmonywatch.ops import Health
+
+    scheme = "https" if note.get("tls") else "http"
+    url = f"{scheme}://{address(note.get('host', ''), note['ops_port'])}/readyz"
+    # a process of this folder noted it, and nothing secret is sent: the certificate need not name this address
+    trust = ssl._create_unverified_context() if note.get("tls") else None
     try:
-        scheme = "https" if note.get("tls") else "http"
-        # our own port on the loopback: who answers there is not in doubt, and the certificate names another host
-        trust = ssl._create_unverified_context() if note.get("tls") else None
-        with urllib.request.urlopen(
-            f"{scheme}://127.0.0.1:{note['ops_port']}/readyz", timeout=timeout_s, context=trust
-        ):
-            return []
+        with urllib.request.urlopen(url, timeout=timeout_s, context=trust) as answer:
+            told = json.load(answer)
+            return Health(told.get("status", "ready"), list(told.get("reasons", [])))
     except urllib.error.HTTPError as error:
         with error:
-            return list(json.loads(error.read() or b"{}").get("reasons", ["not ready"]))
+            return Health("not ready", list(json.loads(error.read() or b"{}").get("reasons", ["not ready"])))
     except (OSError, ValueError) as error:
-        return [f"does not answer: {error}"]
+        return Health("not ready", [f"does not answer: {error}"])
 
 
 def near(name: str, known: list[str]) -> str:

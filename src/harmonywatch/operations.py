@@ -130,11 +130,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _doors(settings)
     yield from _stream_and_lake(settings)
     yield from _keys(settings.keys_folder)
-    for service, reasons in assemble.health_of_services(settings).items():
-        down = reasons == ["not running"]
-        yield Finding(
-            service, "fine" if not reasons else "warning" if down else "broken", "; ".join(reasons) or "ready"
-        )
+    verdicts: dict[str, Literal["fine", "warning"]] = {"ready": "fine", "degraded": "warning", "not running": "warning"}
+    for service, health in assemble.health_of_services(settings).items():
+        yield Finding(service, verdicts.get(health.status, "broken"), str(health))
 
 
 def _folder(folder: Path) -> Finding:

@@ -1,6 +1,7 @@
 """What every service shows its operator, and where a service may listen.
 
-`/healthz`: alive. `/readyz`: 200 when the service can do its work, else 503 with the reasons. `/metrics`: Prometheus'
+`/healthz`: alive. `/readyz`: 200 when the service can do its work, else 503 with the reasons; `degraded`, and 200, when
+it cannot for some forces but does for others: who balances must not take the others' service away. `/metrics`: Prometheus'
 text. One set of pure functions makes the answers; a service with an HTTP door of its own serves them there, any other
 runs an `OpsServer`, a thread with the standard library's server, because no engine of another room should be imported for
 three small pages. The answers hold no secret and no citizen, so they need no key.
@@ -13,19 +14,37 @@ import json
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from harmonywatch.settings import BadSettings
-from harmonywatch.telemetry import Telemetry
+
+if TYPE_CHECKING:  # who asks a service how it is has no metrics of its own
+    from harmonywatch.telemetry import Telemetry
 
 Readiness = Callable[[], list[str]]
-"""Why the service cannot do its work, one sentence each; empty when it can."""
+"""Why the service cannot do its work, one sentence each; empty when it can. Or why it cannot for some forces."""
 
 OPS_PATHS = ("/healthz", "/readyz", "/metrics")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_TIMEOUT_S = 5.0
+
+
+class Health(NamedTuple):
+    """What a service says of itself, as another asked for it. `status`: ready, degraded, not ready, not running."""
+
+    status: str
+    reasons: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else self.status
+
+    @property
+    def works(self) -> bool:
+        """For some force at least."""
+        return self.status in ("ready", "degraded")
 
 
 class OpsAnswer(NamedTuple):
@@ -34,14 +53,15 @@ class OpsAnswer(NamedTuple):
     body: bytes
 
 
-def answer_ops(path: str, telemetry: Telemetry, readiness: Readiness) -> OpsAnswer | None:
-    """The answer to a GET of `path`, None if it is none of OPS_PATHS. Waits as long as `readiness` does."""
+def answer_ops(path: str, telemetry: Telemetry, readiness: Readiness, degraded: Readiness = list) -> OpsAnswer | None:
+    """The answer to a GET of `path`, None if it is none of OPS_PATHS. Waits as long as `readiness` and `degraded` do."""
     if path == "/healthz":
         return _json(200, {"status": "alive", "service": telemetry.service})
     if path == "/readyz":
-        reasons = readiness()
-        status = "not ready" if reasons else "ready"
-        return _json(503 if reasons else 200, {"status": status, "service": telemetry.service, "reasons": reasons})
+        reasons, partly = readiness(), degraded()
+        status = "not ready" if reasons else "degraded" if partly else "ready"
+        members: dict[str, object] = {"status": status, "service": telemetry.service, "reasons": reasons + partly}
+        return _json(503 if reasons else 200, members)
     if path == "/metrics":
         return OpsAnswer(200, METRICS_TYPE, telemetry.exposition())
     return None
@@ -54,16 +74,15 @@ def _json(status: int, members: dict[str, object]) -> OpsAnswer:
 class OpsServer:
     """The three pages on the loopback, from a thread."""
 
-    def __init__(self, telemetry: Telemetry, readiness: Readiness, port: int = 0) -> None:
-        self._telemetry = telemetry
-        self._readiness = readiness
+    def __init__(self, telemetry: Telemetry, readiness: Readiness, degraded: Readiness = list, port: int = 0) -> None:
+        self._answer = partial(answer_ops, telemetry=telemetry, readiness=readiness, degraded=degraded)
         self._port = port
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
         """Listen; returns the bound port. Raises OSError if the port is taken."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self._telemetry, self._readiness))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self._answer))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
         self._thread.start()
@@ -78,12 +97,12 @@ class OpsServer:
             self._server = self._thread = None
 
 
-def _handler(telemetry: Telemetry, readiness: Readiness) -> type[BaseHTTPRequestHandler]:
+def _handler(answer_to: Callable[[str], OpsAnswer | None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _CLIENT_TIMEOUT_S
 
         def do_GET(self) -> None:
-            answer = answer_ops(urlsplit(self.path).path, telemetry, readiness)
+            answer = answer_to(urlsplit(self.path).path)
             answer = answer or _json(404, {"status": "not found", "paths": list(OPS_PATHS)})
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.content_type)

@@ -1,7 +1,8 @@
 """The services as processes: each function runs one until it is told to stop, and stands alone with what it needs.
 
 `RUN` is what `harmonywatch run SERVICE` offers and what `up` starts. Errors that the operator must act on end in exit code
-4 with the reason in the log; a stream or disk that broke in 3; the supervisor starts the service again either way.
+4 with the reason in the log; a stream or disk that broke in 3; the supervisor starts the service again either way. What
+concerns one force ends no process: it is told in the log, in `/readyz` and in `/metrics` (stream/forces.py).
 """
 
 from __future__ import annotations
@@ -12,18 +13,29 @@ import random
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
 
 from harmonywatch import assemble
 from harmonywatch.clock import micros
-from harmonywatch.ops import OpsServer
+from harmonywatch.ops import DoorSettings, OpsServer
 from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, force_of, topic_of
 from harmonywatch.service import EXIT_BROKEN, EXIT_BUG, EXIT_OPERATOR, Stop, note_place, stop_on_signals
 from harmonywatch.settings import Settings
-from harmonywatch.stream.contract import PositionLost, Stream, StreamBroken, StreamError, StreamFull, StreamReset
-from harmonywatch.stream.follow import Handler, follow
+from harmonywatch.stream.contract import (
+    PositionLost,
+    Stream,
+    StreamBroken,
+    StreamError,
+    StreamFull,
+    StreamReset,
+    TopicDamaged,
+)
+from harmonywatch.stream.follow import follow
+from harmonywatch.stream.forces import Forces, Handler
 from harmonywatch.telemetry import Telemetry, configure_logging
 
 SWITCH_S = 0.0005
@@ -33,6 +45,9 @@ back from its fsync waits that long for one that decodes a large body."""
 UPKEEP_S = 5.0
 ARCHIVE_LINGER_S = 0.2
 """The archiver gathers for seconds: it need not be woken for every commit of the gateway."""
+
+FLUSH_BYTES_LEAST = 8 << 20
+"""What a force's archiver may gather, however many forces share `archive.flush_bytes`."""
 
 Topics = str | tuple[str, ...]
 
@@ -46,13 +61,18 @@ def run(service: str, settings: Settings) -> int:
     try:
         RUN[service](settings, stop)
     except Exception as error:
-        if isinstance(error, (StreamReset, PositionLost, *assemble.operator_errors())):
+        if is_operators(error):
             log.error("the operator must act", reason=str(error), kind=type(error).__name__)
             return EXIT_OPERATOR
         log.exception("ended", reason=str(error), kind=type(error).__name__)
         return EXIT_BROKEN if isinstance(error, StreamBroken | StreamFull) else EXIT_BUG
     log.info("stopped")
     return 0
+
+
+def is_operators(error: Exception) -> bool:
+    """Whether it stays so until the operator acts."""
+    return isinstance(error, (StreamReset, PositionLost, TopicDamaged, *assemble.operator_errors()))
 
 
 def _gateway(settings: Settings, stop: Stop) -> None:
@@ -78,8 +98,7 @@ def _gateway(settings: Settings, stop: Stop) -> None:
     )
 
     def bound(port: int) -> None:
-        note_place(settings.folder, "gateway", port=port, ops_port=port, tls=bool(settings.gateway.tls_cert))
-        structlog.get_logger().info("listening", host=settings.gateway.host, port=port)
+        _note_door(settings, "gateway", settings.gateway, port)
 
     try:
         _serve(lambda asked: serve_gateway(parts, asked, bound), stop)
@@ -126,10 +145,12 @@ def _alerting(settings: Settings, stop: Stop) -> None:
     assemble.ensure_all_topics(settings, stream, door)
     rules = RememberedRules(door, assemble.CLOCK)
     rules.start()
-    handler = Alerter(stream, rules, settings.alerting, assemble.CLOCK, telemetry)
     try:
         Follower(settings, stream, telemetry, stop).run(
-            handler, "alerting", REPORTS, commit_interval_s=settings.alerting.commit_interval_s
+            lambda _force: Alerter(stream, rules, settings.alerting, assemble.CLOCK, telemetry),
+            "alerting",
+            REPORTS,
+            commit_interval_s=settings.alerting.commit_interval_s,
         )
     finally:
         rules.close()
@@ -153,7 +174,10 @@ def _dispatch(settings: Settings, stop: Stop) -> None:
     parts = DispatchParts(store, stream, desk, assemble.CLOCK, telemetry, notifier.wake)
     try:
         Follower(settings, stream, telemetry, stop).run(
-            Dispatcher(parts), "dispatch", ALERTS, ready=lambda: [str(notifier.failure)] if notifier.failure else []
+            lambda _force: Dispatcher(parts),
+            "dispatch",
+            ALERTS,
+            ready=lambda: [str(notifier.failure)] if notifier.failure else [],
         )
     finally:
         notifier.stop()
@@ -172,23 +196,28 @@ def _archive(settings: Settings, stop: Stop) -> None:
 
     stream, telemetry, lake = assemble.open_stream(settings), Telemetry("archive"), assemble.open_lake(settings)
     folders = Folders(settings.keys_folder, settings.folder / "archive-index")
-    handler = Archiver(lake, folders, stream.id, settings.archive, assemble.CLOCK, telemetry)
 
     def forces() -> list[str]:
         return [force_of(topic) for topic in stream.topics() if topic.startswith(REPORTS)]
+
+    def archiver(_force: str) -> Archiver:
+        share = max(FLUSH_BYTES_LEAST, settings.archive.flush_bytes // max(1, len(forces())))
+        terms = replace(settings.archive, flush_bytes=share)
+        return Archiver(lake, folders, stream.id, terms, assemble.CLOCK, telemetry)
 
     def failed(error: Exception) -> None:
         telemetry.failed.labels("compact").inc()
         structlog.get_logger().warning("compaction failed, the next round tries again", reason=str(error))
 
-    for name, work in (
-        ("compact", lambda: keep_compact(lake, forces, settings.archive, stop.event, failed)),
-        ("upkeep", lambda: _keep_stream(stream, stop)),
+    upkeep = Upkeep(stream, telemetry)
+    for name, work, interval_s in (
+        ("compact", lambda: keep_compact(lake, forces, settings.archive, stop.event, failed), UPKEEP_S),
+        ("upkeep", upkeep.tend, UPKEEP_S),
     ):
-        threading.Thread(target=work, name=name, daemon=True).start()
+        threading.Thread(target=keep, args=(work, stop, telemetry, interval_s), name=name, daemon=True).start()
     try:
         Follower(settings, stream, telemetry, stop).run(
-            handler, "archive", DURABLE_GROUPS["archive"], linger_s=ARCHIVE_LINGER_S
+            archiver, "archive", DURABLE_GROUPS["archive"], linger_s=ARCHIVE_LINGER_S
         )
     finally:
         stream.close()
@@ -208,13 +237,12 @@ def _console(settings: Settings, stop: Stop) -> None:
         telemetry=Telemetry("console"),
         clock=assemble.CLOCK,
         alerts=lambda force, since: assemble.alerts_of(stream, force, since),
-        incidents=lambda force, since: assemble.incidents_of(settings, force, since),
-        health=lambda: assemble.health_of_services(settings, besides="console"),
+        incidents=partial(assemble.incidents_of, settings),
+        health=lambda: _hindrances(settings),
     )
 
     def bound(port: int) -> None:
-        note_place(settings.folder, "console", port=port, ops_port=port, tls=bool(settings.console.tls_cert))
-        structlog.get_logger().info("listening", host=settings.console.host, port=port)
+        _note_door(settings, "console", settings.console, port)
 
     try:
         _serve(lambda asked: serve_console(parts, asked, bound), stop)
@@ -224,28 +252,64 @@ def _console(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
-def _keep_stream(stream: Stream, stop: Stop) -> None:
-    """Retention and upkeep, where the stream is ours to keep (a broker keeps itself)."""
-    sweep = getattr(stream, "sweep", None)
-    while sweep is not None and not stop.event.wait(UPKEEP_S):
+def _note_door(settings: Settings, service: str, door: DoorSettings, port: int) -> None:
+    note_place(settings.folder, service, host=door.host, port=port, ops_port=port, tls=bool(door.tls_cert))
+    structlog.get_logger().info("listening", host=door.host, port=port)
+
+
+def _hindrances(settings: Settings) -> dict[str, list[str]]:
+    """By service, but the console: why it does nothing. One that works for some forces only is not hindered."""
+    found = assemble.health_of_services(settings, besides="console")
+    return {name: [] if health.works else health.reasons or [health.status] for name, health in found.items()}
+
+
+def keep(work: Callable[[], object], stop: Stop, telemetry: Telemetry, interval_s: float) -> None:
+    """Do background work again and again until stop, `interval_s` apart. Whatever it raises, the thread goes on, and says
+    so: one that ended unseen would be missed only when the disk is full."""
+    name = threading.current_thread().name
+    while not stop.event.wait(interval_s):
         try:
-            deleted = sweep()
+            work()
+        except Exception as error:  # noqa: BLE001 see above
+            telemetry.failed.labels(name).inc()
+            structlog.get_logger().error("background work failed, it goes on", work=name, exc_info=error)
+
+
+class Upkeep:
+    """Retention and upkeep, where the stream is ours to keep (a broker keeps itself). What fails is told when it changes,
+    not every time."""
+
+    def __init__(self, stream: Stream, telemetry: Telemetry) -> None:
+        self._sweep = getattr(stream, "sweep", None)
+        self._telemetry = telemetry
+        self._told = ""
+
+    def tend(self) -> None:
+        if self._sweep is None:
+            return
+        log = structlog.get_logger()
+        try:
+            deleted = self._sweep()
         except StreamError as error:
-            structlog.get_logger().warning("stream upkeep failed", reason=str(error))
-            continue
+            self._telemetry.failed.labels("upkeep").inc()
+            if str(error) != self._told:
+                log.error("stream upkeep failed", reason=str(error))
+            self._told = str(error)
+            return
+        self._told = ""
         if deleted:
-            structlog.get_logger().info("segments deleted", count=deleted)
+            log.info("segments deleted", count=deleted)
 
 
 class Follower:
-    """One handler following the stream, with its operations port beside it."""
+    """Handlers following the stream, one a force, with their operations port beside them."""
 
     def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry, stop: Stop) -> None:
         self._settings, self._stream, self._telemetry, self._stop = settings, stream, telemetry, stop
 
     def run(
         self,
-        handler: Handler,
+        open_handler: Callable[[str], Handler],
         group: str,
         topics: Topics,
         *,
@@ -254,14 +318,19 @@ class Follower:
         ready: Callable[[], list[str]] = list,
     ) -> None:
         """Blocks until stop."""
-        ops = OpsServer(self._telemetry, ready)
+        forces = Forces(open_handler, assemble.CLOCK, self._telemetry, is_operators)
+
+        def reasons() -> list[str]:
+            return ready() + (["every force is aside"] if forces.all_aside() else [])
+
+        ops = OpsServer(self._telemetry, reasons, forces.degraded)
         try:
-            reader = self._stream.reader(topics, group=group, start=handler.start)
+            reader = self._stream.reader(topics, group=group, start=forces.start)
             note_place(self._settings.folder, self._telemetry.service, ops_port=ops.start())
             structlog.get_logger().info("following", topics=topics)
             follow(
                 reader,
-                handler,
+                forces,
                 clock=assemble.CLOCK,
                 stop=self._stop.event,
                 commit_interval_s=commit_interval_s,

@@ -43,6 +43,9 @@ class Telemetry:
         self.refused = counter("refused", "Reports refused, by stable code", "force", "code")
         self.shed = counter("shed", "Requests turned away for now (429, 503), by reason", "reason")
         self.failed = counter("failed", "Failures that were retried or passed on, by kind", "kind")
+        self.aside = gauge(
+            "force_aside", "1 while the service has put the force aside after an error, or watches it", "force"
+        )
         self.repeated = counter("repeated", "Records recognised as seen before", "force")
         self.alerts = counter("alerts", "Alerts judged", "force", "rule")
         self.incidents = counter("incidents", "Incident events, by kind", "force", "kind")

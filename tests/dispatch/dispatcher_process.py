@@ -14,6 +14,7 @@ from harmonywatch.dispatch.store import open_incidents
 from harmonywatch.report.topics import ALERTS
 from harmonywatch.settings import DispatchSettings, StreamSettings
 from harmonywatch.stream.follow import follow
+from harmonywatch.stream.forces import Forces
 from harmonywatch.stream.sqlite import SqliteStream
 from harmonywatch.telemetry import Telemetry
 
@@ -22,7 +23,9 @@ def main(folder: Path) -> None:
     clock = SystemClock()
     stream = SqliteStream(folder / "stream", StreamSettings(), clock)
     store = open_incidents(f"sqlite:///{folder / 'incidents.db'}", DispatchSettings())
-    dispatcher = Dispatcher(DispatchParts(store, stream, PaperDesk(), clock, Telemetry("dispatch")))
+    telemetry = Telemetry("dispatch")
+    parts = DispatchParts(store, stream, PaperDesk(), clock, telemetry)
+    forces = Forces(lambda _force: Dispatcher(parts), clock, telemetry)
     stop = threading.Event()
 
     def end() -> None:
@@ -30,10 +33,10 @@ def main(folder: Path) -> None:
         stop.set()
 
     threading.Thread(target=end, daemon=True).start()
-    reader = stream.reader(ALERTS, group="dispatch", start=dispatcher.start)
+    reader = stream.reader(ALERTS, group="dispatch", start=forces.start)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    follow(reader, dispatcher, clock=clock, stop=stop)
+    follow(reader, forces, clock=clock, stop=stop)
     store.close()
     stream.close()
 

@@ -29,9 +29,9 @@ def status(shell: Shell, seconds: float, force: str | None) -> None:
     """
     from harmonywatch.operations import lags, standing
 
-    for service, reasons in assemble.health_of_services(shell.settings).items():
-        row = {"service": service, "ready": not reasons, "reasons": reasons}
-        shell.row(row, f"{service:10} {'ready' if not reasons else '; '.join(reasons)}")
+    for service, health in assemble.health_of_services(shell.settings).items():
+        row = {"service": service, "ready": health.works, "status": health.status, "reasons": health.reasons}
+        shell.row(row, f"{service:10} {health}")
     with assemble.opened_stream(shell.settings, force) as stream:
         found = lags(stream, assemble.CLOCK, seconds, force)
         rows = [msgspec.to_builtins(lag) for lag in found]
