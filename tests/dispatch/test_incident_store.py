@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dispatch_parts import PARTITIONS, RULE, T0, Room, alert, later, make_topics, put
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from harmonywatch.clock import micros
@@ -22,7 +23,7 @@ from harmonywatch.dispatch.incident import Act, AmbiguousIncident, NoIncident, N
 from harmonywatch.dispatch.listing import change_incident, list_incidents, officer_act, page_of_incidents
 from harmonywatch.dispatch.migrations import INCIDENTS_HEAD, INCIDENTS_VERSION_TABLE, MIGRATIONS
 from harmonywatch.dispatch.store import open_incidents
-from harmonywatch.dispatch.tables import metadata
+from harmonywatch.dispatch.tables import incident_occurrences, metadata
 from harmonywatch.registry.engine import open_engine, reading, writing
 from harmonywatch.registry.store import open_registry
 from harmonywatch.report.topics import EventRecord, encode
@@ -304,6 +305,52 @@ def test_what_is_no_alert_is_counted_and_the_rest_goes_on(room: Room) -> None:
     room.stream.append(topic, {0: [b'{"v":2,"whatever":1}']})
     with pytest.raises(AlertTooNew, match="upgrade"):
         room.drain()
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    2**31,
+    2**63,
+    2**64,
+    10**400,
+    1e308,
+    "",
+    "\x00",
+    "\ud800",
+    "x" * 5_000,
+    [],
+    {},
+    [[]],
+    "9999-12-31T23:59:59Z",
+)
+
+
+def test_no_alert_with_an_odd_member_stops_the_dispatcher_or_its_neighbours(room: Room) -> None:
+    good = msgspec.to_builtins(alert(1))
+    number, values = 0, []
+    for member in (*good, "citizen_id", "confidence", "clock_suspect"):
+        for odd in ODD:
+            number += 1
+            changed = {**good, "alert_id": f"{number:032x}", "identity": f"name:odd-{number}", member: odd}
+            values += [json.dumps(changed).encode(), encode(alert(number, who=f"good-{number}"))]
+    values = [value for value in values if newest(value) <= 1]
+    room.stream.append("alerts.north", {0: values})
+    room.drain(most=50)
+    assert sum(i.name.startswith("good-") for i in room.store.incidents(limit=10_000)) == number
+    engine = open_engine(room.url)
+    with reading(engine) as connection:
+        c = incident_occurrences.c
+        (place, watcher) = connection.execute(select(func.max(c.place), func.max(func.length(c.watcher_id)))).one()
+    engine.dispose()
+    assert place < 2**31 and watcher < 650, "what another engine behind the same tables would refuse"
+
+
+def newest(value: bytes) -> float:
+    """The version of an alert, 0 where it is none: one that is too new rightly stops the dispatcher."""
+    version = json.loads(value)["v"]
+    return version if isinstance(version, int) else 0
 
 
 def test_the_database_itself_refuses_a_second_open_incident(room: Room) -> None:

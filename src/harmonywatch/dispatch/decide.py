@@ -22,6 +22,7 @@ from harmonywatch.dispatch.incident import (
     acted,
     answer,
     freshened,
+    incident_id_of,
     joined,
     opened,
 )
@@ -92,7 +93,7 @@ def decide(sightings: Sequence[Sighting], view: View, policy: Policy) -> Outcome
     outcome = Outcome()
     last_join: dict[str, int] = {}
     for sighting in sightings:
-        if sighting.key in view.seen:
+        if sighting.key in view.seen or incident_id_of(sighting.alert_id) in outcome.new:
             outcome.repeated.append(sighting)
             continue
         view.seen.add(sighting.key)

@@ -37,6 +37,9 @@ from harmonywatch.telemetry import Telemetry
 
 HOUSEKEEPING_INTERVAL_S = 1.0
 
+PLACES, WATCHER_ID_LENGTH_MAX = 2**31, 640
+"""More than a report can hold, and all that fits PostgreSQL: its integers, and 2,704 bytes of a key with four a letter."""
+
 CAUGHT_UP_S = 5.0
 """Incidents lapse only while the alerts at hand are younger than this: an older backlog may hold what keeps them open."""
 
@@ -229,11 +232,11 @@ def _version_of(value: bytes) -> int:
 
 def sighting_of(alert: AlertRecord, force: str, age_max_us: int) -> Sighting:
     """The alert as incidents see it. The force is the topic's, whatever the record says; texts are made such that every
-    engine takes them. Raises ValueError for an id that is not 32 hexadecimal digits or a time that is none."""
-    key = bytes.fromhex(alert.alert_id)
-    if len(key) != 16:
-        raise ValueError("an alert_id has 32 hexadecimal digits")
-    identity = storable(alert.identity)
+    engine takes them. Raises ValueError for what no alerter makes: an id that is not 32 hexadecimal digits, a time that is
+    none, a place or watcher that no engine takes."""
+    key, identity, watcher_id = bytes.fromhex(alert.alert_id), storable(alert.identity), storable(alert.watcher_id)
+    if len(key) != 16 or alert.v < 1 or not 0 <= alert.place < PLACES or len(watcher_id) > WATCHER_ID_LENGTH_MAX:
+        raise ValueError("not an alert of ours")
     time_us, judged_us = micros(from_wire(alert.time)), micros(from_wire(alert.judged_at))
     return Sighting(
         key=key,
@@ -243,7 +246,7 @@ def sighting_of(alert: AlertRecord, force: str, age_max_us: int) -> Sighting:
         identity=identity,
         rule=storable(alert.rule),
         name=storable(alert.name),
-        watcher_id=storable(alert.watcher_id),
+        watcher_id=watcher_id,
         report_id=storable(alert.report_id),
         place=alert.place,
         harmonyscore=alert.harmonyscore,

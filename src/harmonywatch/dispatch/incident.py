@@ -55,7 +55,7 @@ class IncidentError(Exception):
     """Anything that keeps an officer's act from happening. Nothing was changed."""
 
 
-class NoIncident(IncidentError):
+class NoIncident(IncidentError, LookupError):
     def __init__(self, incident_id: str) -> None:
         super().__init__(f"no incident {incident_id!r}")
         self.incident_id = incident_id
