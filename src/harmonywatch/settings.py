@@ -164,6 +164,9 @@ class AnalysisSettings(Branch):
     memory: str = Field(default="2GB", description="memory limit of a query, as DuckDB writes it")
     threads: int = Field(default=2, ge=1, description="threads of a query")
     nice: int = Field(default=10, ge=0, le=19, description="priority given up to the alert path")
+    spark_properties: str = Field(
+        default="", description="Spark's properties file: master, archives, credentials (default: Spark on this machine)"
+    )
 
 
 class Settings(Branch):

@@ -32,9 +32,10 @@ class Analyst:
         reason: str = "",
     ) -> Answer:
         """Runs one SELECT over the views. `parameters`: values for `$name`. Raises QueryError."""
-        values = dict(parameters or {})
-        self._audit.record_audit("query", force, "lake", {"sql": sql, "parameters": _shown(values)}, reason)
-        return self._run(sql, force, values, limits or self._limits)
+        values, within = dict(parameters or {}), limits or self._limits
+        detail = {"sql": sql, "parameters": _shown(values)}
+        self._audit.record_audit("query", force, "lake", detail | _engine(within), reason)
+        return self._run(sql, force, values, within)
 
     def ask(
         self,
@@ -46,9 +47,9 @@ class Analyst:
     ) -> Answer:
         """Runs a saved question; what `arguments` leaves out has its default. Raises QuestionError, QueryError."""
         asked = question(name)
-        values = bound(asked, arguments or {}, self._clock.now())
-        self._audit.record_audit("ask", force, asked.name, {"parameters": _shown(values)}, reason)
-        return self._run(asked.sql, force, values, limits or self._limits)
+        values, within = bound(asked, arguments or {}, self._clock.now()), limits or self._limits
+        self._audit.record_audit("ask", force, asked.name, {"parameters": _shown(values)} | _engine(within), reason)
+        return self._run(asked.sql, force, values, within)
 
     def cost(self, sql: str, force: str, parameters: Mapping[str, Value] | None = None) -> Cost:
         """What `query` would read. Raises BadQuery."""
@@ -65,7 +66,7 @@ class Analyst:
         return questions()
 
     def _run(self, sql: str, force: str, values: Mapping[str, Value], limits: Limits) -> Answer:
-        sandbox = Sandbox()
+        sandbox = Sandbox(limits.engine)
         try:
             needs = needs_of(sql, Given(self._clock.now(), values))
             plans = plans_of(needs, self._catalog, force)
@@ -73,6 +74,11 @@ class Analyst:
         except BaseException:
             sandbox.close()
             raise
+
+
+def _engine(limits: Limits) -> dict[str, object]:
+    """The engine in the audit, where it is not the usual one."""
+    return {} if limits.engine == "duckdb" else {"engine": limits.engine}
 
 
 def _shown(values: Mapping[str, Value]) -> dict[str, object]:

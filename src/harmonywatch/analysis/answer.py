@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import cast
 import msgspec
 import pyarrow as pa
 
-from harmonywatch.analysis.contract import Cost, Deadline, EngineFailed, Limits, Plan, QueryError
+from harmonywatch.analysis.contract import Cost, Deadline, EngineFailed, EngineName, Limits, Plan, QueryError
 from harmonywatch.analysis.job import Ending, Job, error_of, packed, packed_value
 from harmonywatch.analysis.moments import Value
 from harmonywatch.analysis.spill import Spill
@@ -28,13 +29,15 @@ KILL_AFTER_S = 1.0
 
 
 class Sandbox:
-    """A process that waits for its one job. `close` ends it, whatever it does."""
+    """A process that waits for its one job. `close` ends it and what it started, whatever it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: EngineName = "duckdb") -> None:
         self._told, theirs = os.pipe()
         self._spill = Spill()
         self.spill_folder = self._spill.folder
         environment = {"LANG": "C.UTF-8", "TZ": "UTC", "PATH": ""}
+        if engine == "spark":  # it has to find Java
+            environment |= {name: os.environ[name] for name in ("PATH", "JAVA_HOME") if name in os.environ}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "harmonywatch.analysis.sandbox", str(theirs)],
@@ -44,6 +47,7 @@ class Sandbox:
                 pass_fds=(theirs,),
                 env=environment,
                 cwd=self.spill_folder,
+                start_new_session=True,
             )
         finally:
             os.close(theirs)
@@ -76,8 +80,7 @@ class Sandbox:
         """Ends the process and removes its traces. Twice does no harm."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._process.poll() is None:
-            self._process.kill()
+        self._kill()
         self._process.wait()
         for file in (self._stdin, self.stdout):
             with contextlib.suppress(BrokenPipeError):
@@ -89,7 +92,13 @@ class Sandbox:
 
     def _kill_late(self) -> None:
         self._killed_late = True
-        self._process.kill()
+        self._kill()
+
+    def _kill(self) -> None:
+        """The process and its JVM. Once it has been waited for, its number may be another's."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Answer:
@@ -121,6 +130,10 @@ class Answer:
     def table(self) -> pa.Table:
         """The whole answer in memory."""
         return pa.Table.from_batches(list(self), self.schema)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The answer for whoever reads Arrow as it comes (DuckDB, Polars); reading it to its end closes it."""
+        return pa.RecordBatchReader.from_batches(self.schema, iter(self))
 
     def close(self) -> None:
         """Stops the query if it still runs."""

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+EngineName = Literal["duckdb", "spark"]
+ENGINES: tuple[EngineName, ...] = ("duckdb", "spark")
 
 REPORTS, ALERTS, REJECTS = "reports", "alerts", "rejects"
 TABLES = (REPORTS, ALERTS, REJECTS)
@@ -73,12 +76,25 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a query may take. `memory` as DuckDB writes it; `nice` is the priority given up to the alert path."""
+    """What a query may take, and on which engine. `memory` as DuckDB writes it; `nice` is the priority given up to the
+    alert path; `spark_properties`: a file in Spark's own form (master, archives, the store's credentials), "" = none."""
 
     deadline_s: float = 60.0
     memory: str = "2GB"
     threads: int = 2
     nice: int = 10
+    engine: EngineName = "duckdb"
+    spark_properties: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What an engine may use: memory as DuckDB writes it, threads, a folder to spill into."""
+
+    memory: str
+    threads: int
+    spill_folder: str
+    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)

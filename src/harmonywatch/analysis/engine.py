@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
-from harmonywatch.analysis.contract import BadQuery, Deadline, EngineFailed, OutOfMemory, Plan, QueryError
+from harmonywatch.analysis.contract import BadQuery, Deadline, EngineFailed, OutOfMemory, Plan, QueryError, Room
 from harmonywatch.analysis.moments import Value
 from harmonywatch.analysis.vetting import place_of, vet_tree
 from harmonywatch.analysis.views import lake_over, macros, views_over
@@ -24,17 +23,9 @@ BATCH_ROWS = 8_192
 SPILL_BYTES_MAX = "8GB"
 """What a query may put beside its memory; beyond, it is out of memory."""
 
+COLUMNS = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"
+
 CARET = re.compile(r"\n\s*LINE (\d+): (.*)\n(\s*)\^", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What the engine may use: memory as DuckDB writes it, threads, a folder to spill into."""
-
-    memory: str
-    threads: int
-    spill_folder: str
-    deadline_s: float
 
 
 class Engine:
@@ -105,6 +96,13 @@ class Engine:
             yield from reader
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise self.translated(error, sql) from None
+
+    def columns(self) -> dict[str, dict[str, str]]:
+        """The columns of every relation, with their types in DuckDB's words."""
+        found: dict[str, dict[str, str]] = {}
+        for relation, column, kind in self._connection.execute(COLUMNS).fetchall():
+            found.setdefault(relation, {})[column] = kind
+        return found
 
     def interrupt(self) -> None:
         """Stops what runs, from another thread."""

@@ -14,14 +14,17 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import msgspec
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import pyarrow as pa
 
-from harmonywatch.analysis.contract import BadQuery, Deadline, OutOfMemory, QueryError
-from harmonywatch.analysis.engine import Engine, Room
+from harmonywatch.analysis.contract import BadQuery, Deadline, OutOfMemory, Plan, QueryError, Room
+from harmonywatch.analysis.engine import Engine
 from harmonywatch.analysis.job import Ending, Job, ending_of, unpacked, unpacked_value
+from harmonywatch.analysis.moments import Value
 
 WATCH_INTERVAL_S = 0.05
 GRACE_S = 0.5
@@ -61,10 +64,30 @@ def main() -> None:
     os._exit(0)  # the engine's threads may still be busy with what was interrupted
 
 
-def _answer(job: Job, warden: _Warden) -> None:
-    limits = job.limits
+class Answering(Protocol):
+    """What an engine is to a sandbox."""
+
+    def run(self, sql: str, parameters: Mapping[str, Value]) -> pa.RecordBatchReader: ...
+
+    def batches(self, reader: pa.RecordBatchReader, sql: str) -> Iterator[pa.RecordBatch]: ...
+
+    def interrupt(self) -> None: ...
+
+
+def _opened(job: Job) -> Answering:
+    limits, plans = job.limits, unpacked(job.tables)
     room = Room(limits.memory, limits.threads, job.spill_folder, limits.deadline_s)
-    engine = Engine(unpacked(job.tables), room)
+    if limits.engine == "duckdb":
+        return Engine(plans, room)
+    from harmonywatch.analysis.spark import SparkEngine, open_session
+
+    model = Engine({table: Plan([], 0, plan.schema) for table, plan in plans.items()}, room)
+    session = open_session(room, bytes_of(limits.memory), limits.spark_properties)
+    return SparkEngine(session, plans, model, room)
+
+
+def _answer(job: Job, warden: _Warden) -> None:
+    engine = _opened(job)
     warden.engine = engine
     parameters = {name: unpacked_value(value) for name, value in job.parameters.items()}
     reader = engine.run(job.sql, parameters)
@@ -113,7 +136,7 @@ class _Warden(threading.Thread):
 
     def __init__(self, job: Job, teller: _Teller) -> None:
         super().__init__(daemon=True)
-        self.engine: Engine | None = None
+        self.engine: Answering | None = None
         self._teller = teller
         self._job = job
         self._memory_bytes = bytes_of(job.limits.memory) + MEMORY_BESIDE_BYTES

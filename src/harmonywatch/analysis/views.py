@@ -24,6 +24,11 @@ def macros() -> list[str]:
     return [f"CREATE MACRO h3_parent\n{sql_of('h3_parent')}"]
 
 
+def spark_functions() -> list[str]:
+    """The same for Spark, whose bits are signed; an index of H3 never has the first one set."""
+    return [f"CREATE OR REPLACE TEMPORARY FUNCTION h3_parent\n{sql_of('h3_parent.spark')}"]
+
+
 def lake_over(table: str, columns: list[str], files: list[str]) -> str:
     """The statement that makes `lake_<table>`: its files, or nothing, in either case with every column and its type
     (from `typed_<table>`). Columns are named, because a folder above the lake may look like a partition."""
