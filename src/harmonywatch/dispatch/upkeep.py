@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import structlog
 from sqlalchemy import Connection, Engine, select, text
 
 from harmonywatch.dispatch.tables import (
@@ -47,8 +46,6 @@ COUNT_S = 60.0
 SEEN_MOST = 5_000
 TRIM_MOST = 100
 """Rows, and incidents, that a tick forgets: some milliseconds; 100 a second is twice the most incidents a day can bring."""
-
-_LOG = structlog.get_logger(__name__)
 
 
 def running_day(connection: Connection) -> int:
@@ -118,7 +115,9 @@ class Upkeep:
             hold_us = clock.hold_us
             if clock.wall_us and _is_set(passed_us, ran_us):
                 hold_us = after_us + HOLD_US
-                _LOG.error(
+                import structlog  # a command that lists incidents need not carry it
+
+                structlog.get_logger(__name__).error(
                     "the clock was set; no incident is trimmed for a day", by_s=(passed_us - (ran_us or 0)) / 1e6
                 )
             connection.execute(running_time.update().values(ran_us=after_us, wall_us=now_us, hold_us=hold_us))

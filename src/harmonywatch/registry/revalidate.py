@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-
-import structlog
+from typing import Any
 
 from harmonywatch.registry.contract import RegistryError
 
 REVALIDATE_S = 0.25
 """Design, decisions. A change must bite within 1 s, so three checks may fail before a promise does."""
-
-_LOG = structlog.get_logger(__name__)
 
 
 class Revalidator:
@@ -29,12 +26,16 @@ class Revalidator:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failing: str | None = None
+        self._log: Any = None
 
     @property
     def is_running(self) -> bool:
         return self._thread is not None
 
     def start(self) -> None:
+        import structlog  # who only asks the registry a question need not carry it
+
+        self._log = structlog.get_logger(__name__)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
@@ -55,13 +56,13 @@ class Revalidator:
                 self._tell_failure(error, exc_info=True)
             else:
                 if self._failing is not None:
-                    _LOG.info("the registry is read again", what=self._name)
+                    self._log.info("the registry is read again", what=self._name)
                 self._failing = None
 
     def _tell_failure(self, error: Exception, exc_info: bool = False) -> None:
         kind = type(error).__name__
         if kind != self._failing:
-            _LOG.warning(
+            self._log.warning(
                 "the registry cannot be read; what is known serves on",
                 what=self._name,
                 kind=kind,
