@@ -33,7 +33,7 @@ from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
 
 if TYPE_CHECKING:
     from harmonywatch.analysis.analyst import Analyst
-    from harmonywatch.analysis.contract import Limits
+    from harmonywatch.analysis.contract import EngineName, Limits
     from harmonywatch.analysis.notebook import Connection
     from harmonywatch.archive.compact import Compacted
     from harmonywatch.archive.lake import Lake
@@ -352,19 +352,22 @@ def compacted(settings: Settings, actor: str, force: str | None, vacuum: bool) -
 
 
 @contextlib.contextmanager
-def opened_analyst(settings: Settings, actor: str, deadline_s: float | None = None) -> Iterator[tuple[Analyst, Door]]:
-    """Who answers questions, with the view of the registry that audits them."""
+def opened_analyst(
+    settings: Settings, actor: str, deadline_s: float | None = None, engine: EngineName = "duckdb"
+) -> Iterator[tuple[Analyst, Door]]:
+    """Who answers questions on an engine, with the view of the registry that audits them."""
     from harmonywatch.analysis.analyst import Analyst
 
     with opened_door(settings, actor) as door:
-        yield Analyst(open_lake(settings), door, CLOCK, _limits(settings, deadline_s)), door
+        yield Analyst(open_lake(settings), door, CLOCK, _limits(settings, deadline_s, engine)), door
 
 
-def _limits(settings: Settings, deadline_s: float | None = None) -> Limits:
+def _limits(settings: Settings, deadline_s: float | None = None, engine: EngineName = "duckdb") -> Limits:
     from harmonywatch.analysis.contract import Limits
 
     asked = settings.analysis
-    return Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice)
+    properties = str(Path(asked.spark_properties).resolve()) if asked.spark_properties else ""
+    return Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice, engine, properties)
 
 
 class _AuditOnDemand:
@@ -385,13 +388,15 @@ class _AuditOnDemand:
             return door.record_audit(action, force, target, detail, reason)
 
 
-def connect(force: str | None = None, data: str | Path = "data", reason: str = "") -> Connection:
+def connect(
+    force: str | None = None, data: str | Path = "data", reason: str = "", engine: EngineName = "duckdb"
+) -> Connection:
     """The archive of a force from a notebook or program (docs/how-to/notebooks.md).
 
     `force`: its name; None = the only one. `data`: the folder that `harmonywatch ... --data` names; the settings of its
     file and of the environment count as they do there. `reason`: why you ask; it stands in the audit, with every query,
-    under the user of the operating system. Works while the services run and while they do not. Nothing stays open
-    between two queries. Raises BadSettings, NoSuchForce, RegistryError.
+    under the user of the operating system. `engine`: who computes the answers, duckdb or spark. Works while the services
+    run and while they do not. Nothing stays open between two queries. Raises BadSettings, NoSuchForce, RegistryError.
     """
     from harmonywatch.analysis.analyst import Analyst
     from harmonywatch.analysis.notebook import Connection
@@ -403,7 +408,7 @@ def connect(force: str | None = None, data: str | Path = "data", reason: str = "
     with opened_door(settings, os_user()) as door:
         name = chosen_force(door, force)
     audit = _AuditOnDemand(settings, os_user())
-    return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings)), name, CLOCK, reason)
+    return Connection(Analyst(open_lake(settings), audit, CLOCK, _limits(settings, engine=engine)), name, CLOCK, reason)
 
 
 def os_user() -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harmonywatch.analysis.contract import Cost
 
 FORMATS = ("table", "json", "csv", "parquet")
+ENGINES = ("duckdb", "spark")
 
 
 def _output(command: Any) -> Any:
@@ -31,6 +32,9 @@ def _output(command: Any) -> Any:
     command = click.option("--deadline", type=float, default=None, help="Seconds until it is stopped (default 60).")(
         command
     )
+    command = click.option(
+        "--engine", type=click.Choice(ENGINES), default="duckdb", help="Who computes (default duckdb)."
+    )(command)
     command = click.option("--reason", default="", help="Why you ask; it stands in the audit.")(command)
     return click.option("--dry-run", is_flag=True, help="Only tell the days, files and bytes it would read.")(command)
 
@@ -49,8 +53,9 @@ def query(shell: Shell, sql: str, force: str | None, dry_run: bool, **how: Any) 
     harmonywatch query "select count(*) from reports" --force north
     harmonywatch query "select citizen, min(harmonyscore) from sightings
                         where time > now() - interval 1 day group by 1 order by 2 limit 10" --format csv
+    harmonywatch query "select watcher_id, count(*) from reports group by 1" --engine spark
     """
-    with assemble.opened_analyst(shell.settings, shell.actor, how["deadline"]) as (analyst, registry):
+    with assemble.opened_analyst(shell.settings, shell.actor, how["deadline"], how["engine"]) as (analyst, registry):
         of_force = assemble.chosen_force(registry, force)
         if dry_run:
             _tell_cost(shell, analyst.cost(sql, of_force))
@@ -73,10 +78,11 @@ def ask(
     \b
     harmonywatch ask alerts-by-hour --force north --plot alerts.png
     harmonywatch ask repeat-offenders --param since="2026-11-01T00:00:00Z" --format csv
+    harmonywatch ask score-trend --engine spark --deadline 300
     harmonywatch ask agitation-map --plot map.html --out map.parquet --format parquet --reason "weekly review"
     """
     arguments = dict(_pair(text) for text in params)
-    with assemble.opened_analyst(shell.settings, shell.actor, how["deadline"]) as (analyst, registry):
+    with assemble.opened_analyst(shell.settings, shell.actor, how["deadline"], how["engine"]) as (analyst, registry):
         of_force = assemble.chosen_force(registry, force)
         if dry_run:
             _tell_cost(shell, analyst.cost_of_question(question, of_force, arguments))
