@@ -134,6 +134,8 @@ def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
     """The topics of every force, should a crash have come between a force and its topics."""
     missing = [force for force in door.all_rules() if topic_of(KINDS[-1], force) not in stream.topics()]
     if missing:
+        import structlog  # commands that find nothing amiss need not carry it
+
         with opened_registry(settings, "service:assemble") as registry:
             for name in missing:
                 try:
@@ -146,8 +148,6 @@ def ensure_all_topics(settings: Settings, stream: Stream, door: Door) -> None:
 
 def operator_errors() -> tuple[type[Exception], ...]:
     """Errors of the rooms after which only the operator can help."""
-        import structlog  # commands that find nothing amiss need not carry it
-
     rooms = (
         ("harmonywatch.alerting.judge", "RecordTooNew"),
         ("harmonywatch.archive.decoding", "NewerRecord"),
