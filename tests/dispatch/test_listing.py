@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from harmonywatch.clock import ManualClock, SystemClock, to_wire
 from harmonywatch.dispatch.listing import ListedAlert, follow_alerts, list_alerts
 from harmonywatch.report.topics import DeliveryRecord, encode
 from harmonywatch.settings import StreamSettings
-from harmonywatch.stream.contract import Stream, partition_of
+from harmonywatch.stream.contract import Batch, Stream, partition_of
 from harmonywatch.stream.memory import MemoryStream
 from harmonywatch.stream.sqlite import SqliteStream
 
@@ -80,6 +81,63 @@ def test_since_narrows_to_what_was_judged_from_then_on(tmp_path: Path) -> None:
         wanted = [alert(n).alert_id for n in range(50) if n >= seconds]
         assert [row.alert_id for row in list_alerts(stream, since=later(seconds))] == wanted
     stream.close()
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[tuple[SqliteStream, ManualClock]]:
+    """A stream that keeps ten seconds, a segment for each second, with an alert a second for half a minute."""
+    clock = ManualClock(later(0))
+    stream = SqliteStream(tmp_path / "stream", StreamSettings(segment_s=1, retention_s=10), clock)
+    make_topics(stream)
+    for number in range(30):
+        put(stream, [alert(number, who="Ada", judged=clock.now())])
+        clock.advance(1)
+    yield stream, clock
+    stream.close()
+
+
+@pytest.mark.parametrize("since", [None, later(2)])
+def test_a_sweep_in_the_middle_of_a_listing_takes_the_oldest_and_leaves_the_rest(
+    short: tuple[SqliteStream, ManualClock], monkeypatch: pytest.MonkeyPatch, since: datetime | None
+) -> None:
+    stream, _ = short
+    reads: list[int] = []
+    read = stream.read
+
+    def sweeping(topic: str, partition: int, position: int, max_records: int = 10_000) -> list[Batch]:
+        """Somebody sweeps between two reads, which bring little at a time."""
+        reads.append(position)
+        if len(reads) == (2 if since is None else 1):
+            assert stream.sweep() > 0
+        return read(topic, partition, position, min(max_records, 1))
+
+    monkeypatch.setattr(stream, "read", sweeping)
+    ids = [row.alert_id for row in list_alerts(stream, "north", since)]
+    kept = [alert(n).alert_id for n in range(30)]
+    if since is None:
+        assert ids.pop(0) == kept[0], "it had been read before the sweep"
+    assert 10 <= len(ids) <= 15
+    assert ids == kept[-len(ids) :]
+
+
+def test_a_follower_that_retention_overtook_goes_on_with_what_is_left(short: tuple[SqliteStream, ManualClock]) -> None:
+    stream, clock = short
+    stop = threading.Event()
+    rows = follow_alerts(stream, stop, "north")
+    seen = [next(rows).alert_id for _ in range(30)]
+    put(stream, [alert(30, judged=clock.now())])
+    seen.append(next(rows).alert_id)
+    for number in range(31, 60):  # it stands still for half a minute, as with its output held up
+        clock.advance(1)
+        put(stream, [alert(number, judged=clock.now())])
+    assert stream.sweep() > 0
+    seen.append(next(rows).alert_id)
+    while seen[-1] != alert(59).alert_id:
+        seen.append(next(rows).alert_id)
+    stop.set()
+    rows.close()
+    assert 30 + 10 <= len(seen) < 60
+    assert seen == [each for each in [alert(n).alert_id for n in range(60)] if each in seen]
 
 
 def test_what_is_no_alert_is_left_out(stream: Stream) -> None:

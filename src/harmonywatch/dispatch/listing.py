@@ -1,5 +1,8 @@
 """What the command line asks: alerts and incidents as the live path has them, oldest judged first, each id once.
 
+Alerts of the live path are those that the stream still keeps: 7 days (`stream.retention_s`). Older ones are in the lake,
+view `alerts`, for ever. A sweep in the middle of a listing takes the oldest away; the listing goes on with what is left.
+
 Alerts are read from the stream itself: `alerts.<force>`, merged over partitions and forces, with the first delivery of each
 from `deliveries.<force>`. Within a partition `judged_at` does not fall, but for two alerters at once or a clock set back:
 REORDER_S of patience mends that. An alert repeated on its topic lies in the same partition and is dropped by its id.
@@ -22,7 +25,7 @@ from harmonywatch.clock import Clock, micros
 from harmonywatch.dispatch.incident import Act, AmbiguousIncident, Incident, NoIncident, NotAllowed, Verb
 from harmonywatch.dispatch.told import ToldIncident, told, wire
 from harmonywatch.report.topics import ALERTS, DELIVERIES, AlertRecord, DeliveryRecord, force_of, topic_of
-from harmonywatch.stream.contract import Batch, Stream, TopicPartition
+from harmonywatch.stream.contract import Batch, PositionLost, Stream, TopicPartition
 
 if TYPE_CHECKING:  # listing alerts needs no database, and SQLAlchemy would be most of the command's time
     from harmonywatch.dispatch.store import IncidentStore
@@ -64,7 +67,7 @@ class ListedAlert(msgspec.Struct, frozen=True, gc=False):
 
 
 def list_alerts(stream: Stream, force: str | None = None, since: datetime | None = None) -> Iterator[ListedAlert]:
-    """Every alert on the stream now, oldest judged first. `since`: judged at or after."""
+    """Every alert that the stream keeps now, oldest judged first. `since`: judged at or after."""
     ends = _ends(stream, force)
     yield from _merged(stream, ends, since, {at: set() for at in ends})
 
@@ -79,17 +82,36 @@ def follow_alerts(
     yield from _merged(stream, ends, since, seen)
     recent = dict.fromkeys(key for keys in seen.values() for key in keys)
     seen.clear()
-    topics = ALERTS if force is None else [topic_of(ALERTS, force)]
-    reader = stream.reader(topics, start=lambda topic, partition: ends.get(TopicPartition(topic, partition), 0))
+    for batch in _coming(stream, stop, ALERTS if force is None else [topic_of(ALERTS, force)], ends):
+        for key, alert in _decoded(batch):
+            if key not in recent and (since_text is None or alert.judged_at >= since_text):
+                recent[key] = None
+                yield _listed(alert, None)
+        while len(recent) > RECENT_MAX:
+            del recent[next(iter(recent))]
+
+
+def _coming(
+    stream: Stream, stop: threading.Event, topics: str | list[str], ends: dict[TopicPartition, int]
+) -> Iterator[Batch]:
+    """What comes after `ends`, until `stop`. Retention that overtakes a reader who stood still takes it along."""
+    positions = dict(ends)
+
+    def start(topic: str, partition: int) -> int:
+        at = TopicPartition(topic, partition)
+        return max(positions.get(at, 0), stream.bounds(*at).earliest)
+
+    reader = stream.reader(topics, start=start)
     try:
         while not stop.is_set():
-            for batch in reader.poll(0.2):
-                for key, alert in _decoded(batch):
-                    if key not in recent and (since_text is None or alert.judged_at >= since_text):
-                        recent[key] = None
-                        yield _listed(alert, None)
-                while len(recent) > RECENT_MAX:
-                    del recent[next(iter(recent))]
+            try:
+                batches = reader.poll(0.2)
+            except PositionLost as lost:
+                reader.take_up([lost.topic])
+                continue
+            for batch in batches:
+                positions[TopicPartition(batch.topic, batch.partition)] = batch.position
+                yield batch
     finally:
         reader.close()
 
@@ -205,7 +227,13 @@ def _batches(stream: Stream, at: TopicPartition, end: int, since: datetime | Non
     if since is not None:
         position = _first_appended(stream, at, position, end, micros(since) - int(SKEW_S * 1e6))
     while position < end:
-        batches = stream.read(at.topic, at.partition, position)
+        try:
+            batches = stream.read(at.topic, at.partition, position)
+        except PositionLost as lost:  # swept while we read: what is gone is in the lake
+            if lost.bounds.earliest <= position:
+                raise
+            position = lost.bounds.earliest
+            continue
         if not batches:
             return
         for batch in batches:
@@ -221,7 +249,11 @@ def _first_appended(stream: Stream, at: TopicPartition, earliest: int, end: int,
     low, high = earliest, end
     while low < high:
         middle = (low + high) // 2
-        batches = stream.read(at.topic, at.partition, middle, 1)
+        try:
+            batches = stream.read(at.topic, at.partition, middle, 1)
+        except PositionLost:  # swept meanwhile, so it was old
+            low = middle + 1
+            continue
         if batches and batches[0].appended_us < since_us:
             low = max(middle + 1, batches[0].position)
         else:
