@@ -131,7 +131,7 @@ def build_city(folder: Path, engine: str, made_registry: Path) -> Iterator[City]
             telemetry=Telemetry("console"),
             clock=clock,
             alerts=lambda _force, _since: [],
-            incidents=lambda _force, _since: [],
+            incidents=lambda _force, _since, _limit, _after: [],
             health=dict,
             live=LiveTerms(),
         )

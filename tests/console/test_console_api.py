@@ -15,16 +15,21 @@ from typing import Any
 import msgspec
 import pytest
 from console_city import City
-from console_client import get
+from console_client import alert, append_alerts, get
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from harmonywatch import assemble
 from harmonywatch.clock import SystemClock
+from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
 from harmonywatch.registry.contract import KeyInfo, RegistryBusy
-from harmonywatch.settings import BadSettings, ConsoleSettings
+from harmonywatch.report.topics import ALERTS
+from harmonywatch.settings import BadSettings, ConsoleSettings, Settings, load
+from harmonywatch.telemetry import Telemetry
 
+FORCES = ("north", "south")
 GUARDED = ("/api/live", "/api/alerts", "/api/incidents")
 
 
@@ -68,30 +73,76 @@ def test_keys_that_cannot_be_read_are_a_matter_of_time(quick_city: City) -> None
     assert answer[1]["retry-after"] == "1"
 
 
-@pytest.mark.parametrize("name", ["alerts", "incidents"])
-def test_what_is_listed_is_of_the_officers_force_the_newest_so_many(quick_city: City, name: str) -> None:
+def test_alerts_are_listed_of_the_officers_force_the_newest_so_many(quick_city: City) -> None:
     asked: list[tuple[str | None, datetime | None]] = []
 
     def listing(force: str | None, since: datetime | None) -> Iterable[object]:
         asked.append((force, since))
         return ({"id": n} for n in range(1000))
 
-    port = quick_city.console(**{name: listing}).port
+    port = quick_city.console(alerts=listing).port
     officer, everywhere = quick_city.officer("ada", "north"), quick_city.officer("all", None)
-    status, headers, body = get(port, f"/api/{name}?limit=3&since=2026-11-23T19:00:00%2B01:00", officer)
+    status, headers, body = get(port, "/api/alerts?limit=3&since=2026-11-23T19:00:00%2B01:00", officer)
     assert (status, headers["content-type"], headers["cache-control"]) == (200, "application/json", "no-store")
-    assert msgspec.json.decode(body) == {name: [{"id": 997}, {"id": 998}, {"id": 999}]}
-    assert len(msgspec.json.decode(get(port, f"/api/{name}", everywhere)[2])[name]) == 500
-    get(port, f"/api/{name}?force=south", everywhere)
-    moment = datetime(2026, 11, 23, 19, tzinfo=timezone(timedelta(hours=1)))
-    assert asked[0] == ("north", moment)
+    assert msgspec.json.decode(body) == {"alerts": [{"id": 997}, {"id": 998}, {"id": 999}]}
+    assert len(msgspec.json.decode(get(port, "/api/alerts", everywhere)[2])["alerts"]) == 500
+    get(port, "/api/alerts?force=south", everywhere)
+    assert asked[0] == ("north", datetime(2026, 11, 23, 19, tzinfo=timezone(timedelta(hours=1))))
     assert [force for force, _ in asked] == ["north", None, "south"]
-    assert problem(get(port, f"/api/{name}?limit=0", officer)) == (422, "invalid")
-    if name == "alerts":
-        assert asked[1][1] is not None
-        assert timedelta(minutes=59) < SystemClock().now() - asked[1][1] < timedelta(minutes=61)
-    else:
-        assert asked[1][1] is None
+    assert problem(get(port, "/api/alerts?limit=0", officer)) == (422, "invalid")
+    assert asked[1][1] is not None
+    assert timedelta(minutes=59) < SystemClock().now() - asked[1][1] < timedelta(minutes=61)
+
+
+def open_incidents(city: City, settings: Settings, count: int) -> dict[str, list[str]]:
+    """Real ones, so many in each force; their ids in the order they opened."""
+    stream = city.stream
+    with assemble.opened_registry(settings, "os:test") as registry:
+        for force in FORCES:
+            registry.add_force(force)
+            for n in range(count):
+                append_alerts(
+                    stream, msgspec.structs.replace(alert(n, force), alert_id=f"{n:04x}{force.encode().hex():0<28}")
+                )
+        store = assemble.open_incidents(settings)
+        dispatcher = Dispatcher(DispatchParts(store, stream, registry, SystemClock(), Telemetry("dispatch")))
+        for topic, partitions in stream.topics().items():
+            for partition in range(partitions if topic.startswith(ALERTS) else 0):
+                dispatcher.start(topic, partition)
+                dispatcher.handle(stream.read(topic, partition, 0))
+        ids = {force: [each.incident_id for each in store.incidents(force)] for force in FORCES}
+        store.close()
+    return ids
+
+
+def test_incidents_are_listed_by_the_page_at_the_cost_of_the_page(quick_city: City, tmp_path: Path) -> None:
+    settings, _ = load({"data": str(tmp_path)}, {})
+    ids = open_incidents(quick_city, settings, 25)
+    read: list[int] = []
+
+    def page(force: str | None, since: datetime | None, limit: int, after: str | None) -> list[Any]:
+        read.append(limit)
+        return assemble.incidents_of(settings, force, since, limit, after)
+
+    port = quick_city.console(incidents=page).port
+    officer, everywhere = quick_city.officer("ada", "north"), quick_city.officer("all", None)
+
+    def listed(query: str, key: str = officer) -> list[str]:
+        status, headers, body = get(port, f"/api/incidents{query}", key)
+        assert (status, headers["content-type"], headers["cache-control"]) == (200, "application/json", "no-store")
+        return [each["incident_id"] for each in msgspec.json.decode(body)["incidents"]]
+
+    assert listed("?limit=3") == ids["north"][-3:]
+    assert listed("") == ids["north"] and len(listed("", everywhere)) == 50
+    walked, after = [], ""
+    while found := listed(f"?limit=10&after={after}"):
+        walked += found
+        after = found[-1]
+    assert walked == ids["north"]
+    assert max(read) == 500, "never more than was asked for"
+    assert problem(get(port, "/api/incidents?after=nothing", officer)) == (404, "no-such-incident")
+    assert problem(get(port, f"/api/incidents?after={ids['south'][0]}", officer)) == (404, "no-such-incident")
+    assert problem(get(port, "/api/incidents?limit=0", officer)) == (422, "invalid")
 
 
 def test_a_bug_is_answered_without_its_inside(quick_city: City) -> None:

@@ -22,13 +22,15 @@ from harmonywatch.console.access import Asker, asker
 from harmonywatch.console.hub import Client, Hub, LiveTerms
 from harmonywatch.console.live import LiveStream, Wish
 from harmonywatch.console.positions import NotAnId, read_id
-from harmonywatch.console.problems import MEDIA_TYPE, SCHEMA, Problem, answer_with_problems
+from harmonywatch.console.problems import Problem, answer_with_problems
 from harmonywatch.registry.contract import KeyFinder
+from harmonywatch.report.problem import MEDIA_TYPE, problem_schema
 from harmonywatch.settings import ConsoleSettings
 from harmonywatch.stream.contract import Stream
 from harmonywatch.telemetry import Telemetry
 
 Listing = Callable[[str | None, datetime | None], Iterable[object]]
+Page = Callable[[str | None, datetime | None, int, str | None], Sequence[object]]
 Health = Callable[[], Mapping[str, Sequence[str]]]
 
 API_VERSION = "1"
@@ -39,9 +41,10 @@ HEALTH_KEPT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ConsoleParts:
-    """What the console is made of. `alerts` and `incidents`: (force, or None for all; since, or None) -> things that
-    msgspec encodes, oldest first, read in a thread; `health`: why each *other* service is not ready (it must not ask the
-    console, which asks it), called in a thread at most once a second."""
+    """What the console is made of. `alerts`: (force, or None for all; since, or None) -> things that msgspec encodes, oldest
+    first; `incidents`: (the same two; most; id of the one before the page, or None) -> at most so many, the newest ones or
+    those that come next, LookupError for an id that is not there; both read in a thread. `health`: why each *other*
+    service is not ready (it must not ask the console, which asks it), called in a thread at most once a second."""
 
     settings: ConsoleSettings
     stream: Stream
@@ -49,7 +52,7 @@ class ConsoleParts:
     telemetry: Telemetry
     clock: Clock
     alerts: Listing
-    incidents: Listing
+    incidents: Page
     health: Health
     live: LiveTerms = field(default_factory=LiveTerms)
 
@@ -60,6 +63,13 @@ ForceWish = Annotated[
 ]
 SinceWish = Annotated[str | None, Query(max_length=64, description="RFC 3339 with a zone; from then on")]
 LimitWish = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="the newest so many")]
+PageWish = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="at most so many")]
+AfterWish = Annotated[
+    str | None,
+    Query(
+        max_length=64, description="incident_id of the last one you have: those that opened next; empty: from the first"
+    ),
+]
 
 
 def make_app(parts: ConsoleParts, hub: Hub) -> FastAPI:
@@ -91,7 +101,7 @@ def make_app(parts: ConsoleParts, hub: Hub) -> FastAPI:
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": SCHEMA}}}
+    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": problem_schema()}}}
     for status, meaning in {
         401: "no live key",
         403: "not the key of an officer, or another force's",
@@ -144,14 +154,25 @@ class _Streaming(Response):
 
 
 async def incidents(
-    request: Request, force: ForceWish = None, since: SinceWish = None, limit: LimitWish = LIMIT_DEFAULT
+    request: Request,
+    force: ForceWish = None,
+    since: SinceWish = None,
+    limit: PageWish = LIMIT_DEFAULT,
+    after: AfterWish = None,
 ) -> Response:
     """Incidents of all states, in the order they opened
 
-    With `since`: those with an alert or a change from then on.
+    The newest ones, or, with `after`, the next ones: go on with the last `incident_id` until a page is empty. With `since`:
+    those with an alert or a change from then on.
     """
     who = await _asker(request, force)
-    return await _listed("incidents", request.app.state.parts.incidents, (who.scope, _moment(since)), limit)
+    wish = (who.scope, _moment(since), limit, after)
+    try:
+        return await _listed("incidents", lambda: request.app.state.parts.incidents(*wish))
+    except LookupError:
+        if after is None:
+            raise  # a bug, then
+        raise Problem(404, "no-such-incident", f"after: there is no incident {after!r}") from None
 
 
 async def alerts(
@@ -163,12 +184,13 @@ async def alerts(
     """
     who = await _asker(request, force)
     parts = request.app.state.parts
-    return await _listed("alerts", parts.alerts, (who.scope, _moment(since) or parts.clock.now() - RECENT), limit)
+    wish = (who.scope, _moment(since) or parts.clock.now() - RECENT)
+    return await _listed("alerts", lambda: deque(parts.alerts(*wish), maxlen=limit))
 
 
-async def _listed(name: str, listing: Listing, wish: tuple[str | None, datetime | None], limit: int) -> Response:
+async def _listed(name: str, listing: Callable[[], Iterable[object]]) -> Response:
     def read() -> bytes:
-        return msgspec.json.encode({name: list(deque(listing(*wish), maxlen=limit))})
+        return msgspec.json.encode({name: list(listing())})
 
     return Response(await asyncio.to_thread(read), headers={"Cache-Control": "no-store"}, media_type="application/json")
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from harmonywatch.report.problem import MEDIA_TYPE as PROBLEM
 from harmonywatch.report.words import REFUSAL_CODES, Refusal
 
 JSON = "application/json"
-PROBLEM = "application/problem+json"
 
 _STATUS_OF_REFUSAL = {"not-json": 400, "not-yours": 403, "too-large": 413}
 _ENCODER = msgspec.json.Encoder()

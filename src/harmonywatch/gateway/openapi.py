@@ -7,24 +7,17 @@ from typing import Any
 
 import msgspec
 
+from harmonywatch.report.problem import MEDIA_TYPE, problem_schema
 from harmonywatch.report.words import REFUSAL_CODES
 
 API_VERSION = "1"
 """Of the door, as in its paths; not the product's."""
 
-_PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "description": f"stable; of a refused report one of {', '.join(REFUSAL_CODES)}"},
-        "pointer": {"type": "string", "description": "RFC 6901, to the member at fault"},
-        "reject_id": {"type": "string", "description": "under which the refused bytes are kept"},
-    },
-}
+_PROBLEM_SCHEMA = problem_schema(
+    f"stable; of a refused report one of {', '.join(REFUSAL_CODES)}",
+    pointer={"type": "string", "description": "RFC 6901, to the member at fault"},
+    reject_id={"type": "string", "description": "under which the refused bytes are kept"},
+)
 
 _ACCEPTED_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -87,7 +80,7 @@ def _moved(schema: Any) -> Any:
 def openapi(report_schema: Mapping[str, Any]) -> bytes:
     """The OpenAPI 3.1 document; `report_schema`: the JSON Schema of a report."""
     problems = {
-        str(status): {"description": text, "content": _of("Problem", "application/problem+json")}
+        str(status): {"description": text, "content": _of("Problem", MEDIA_TYPE)}
         for status, text in _PROBLEMS.items()
     }
     post = {
