@@ -20,7 +20,7 @@ from harmonywatch.clock import SystemClock
 from harmonywatch.gateway.server import GatewayParts, serve_gateway
 from harmonywatch.registry.contract import KeyInfo, NotFound, RegistryBusy
 from harmonywatch.registry.keyring import KeyringCache
-from harmonywatch.report.record import ReportRecord, read_record
+from harmonywatch.report.record import ReportRecord
 from harmonywatch.report.schema import json_schema
 from harmonywatch.report.topics import REJECTS, REPORTS, RejectRecord, topic_of
 from harmonywatch.settings import GatewaySettings
@@ -171,7 +171,7 @@ class Gateway:
     # --- what it left behind
 
     def reports(self, force: str = "north") -> list[ReportRecord]:
-        return [read_record(value) for value in self._values(topic_of(REPORTS, force))]
+        return [msgspec.json.decode(value, type=ReportRecord) for value in self._values(topic_of(REPORTS, force))]
 
     def rejects(self, force: str = "north") -> list[RejectRecord]:
         return [msgspec.json.decode(v, type=RejectRecord) for v in self._values(topic_of(REJECTS, force))]

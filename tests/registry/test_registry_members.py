@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
-from harmonywatch.clock import ManualClock
+from harmonywatch.clock import ManualClock, SystemClock
 from harmonywatch.registry.contract import (
     DEFAULT_RULE_ID,
     AlreadyExists,
@@ -14,7 +15,10 @@ from harmonywatch.registry.contract import (
     InvalidValue,
     NotFound,
 )
+from harmonywatch.registry.glance import open_glance
 from harmonywatch.registry.store import Registry
+from harmonywatch.report.wire import Parsed, parse
+from harmonywatch.report.words import ID_LENGTH_MAX, Refusal
 
 
 def test_a_new_force_has_one_rule_strictly_below_25(registry: Registry, clock: ManualClock) -> None:
@@ -111,6 +115,24 @@ def test_a_member_whose_name_cannot_be_written_is_refused(registry: Registry, na
         registry.add_watcher(name, "north")
     with pytest.raises(InvalidName):
         registry.add_officer(name, None, "officer")
+
+
+def test_a_watchers_id_is_as_long_as_a_report_may_name_it_on_every_road(registry: Registry, url: str) -> None:
+    registry.add_force("north")
+    longest = "d" * ID_LENGTH_MAX
+    registry.add_watcher(longest, "north")
+    door = open_glance(url, SystemClock())
+    for add in (
+        registry.add_watcher,
+        lambda name, force: registry.enrol(force, [name], "base"),
+        lambda name, force: door.enrol(force, [name], "base"),
+    ):
+        with pytest.raises(InvalidName, match=str(ID_LENGTH_MAX)):
+            add(longest + "d", "north")
+    door.close()
+    report = {"watcher_id": longest, "location": {"lat": 0, "lon": 0}, "citizens": [], "words": []}
+    assert isinstance(parse(json.dumps(report).encode()), Parsed)
+    assert isinstance(parse(json.dumps(report | {"watcher_id": longest + "d"}).encode()), Refusal)
 
 
 def test_an_officer_needs_a_role_that_exists(registry: Registry) -> None:

@@ -20,7 +20,6 @@ from harmonywatch.report.record import (
     Sealed,
     canonical,
     identity_hash,
-    read_record,
 )
 from harmonywatch.report.wire import Parsed, parse
 
@@ -37,6 +36,10 @@ def seal(raw: bytes, received_at: datetime = NOW, fresh_id: Callable[[], str] | 
     parsed = parse(raw)
     assert isinstance(parsed, Parsed), parsed
     return canonical(parsed, raw, "north", received_at, fresh_id or fresh_ids())
+
+
+def read_record(value: bytes) -> ReportRecord:
+    return msgspec.json.decode(value, type=ReportRecord)
 
 
 def record_of(raw: bytes, received_at: datetime = NOW) -> ReportRecord:

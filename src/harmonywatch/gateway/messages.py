@@ -17,15 +17,13 @@ from harmonywatch.clock import to_wire
 from harmonywatch.gateway.admit import Admission, Terms, TooManyLinesError, admit_lines, admit_single
 from harmonywatch.registry.contract import KeyInfo
 from harmonywatch.report.topics import VERSION, WatcherChange, WatcherRecord, encode
+from harmonywatch.report.words import ID_LENGTH_MAX
 from harmonywatch.stream.contract import partition_of
 
 SHARE = "harmonywatch"
 NDJSON_TYPE = "application/x-ndjson"
 VIA = "mqtt"
 """Whose watchers they are in the registry: that of a relay with this name."""
-
-WATCHER_ID_LENGTH_MAX = 128
-"""As in a report (`words.Id`)."""
 
 BAD_TOPIC, BAD_STATE = "bad-topic", "bad-state"
 """Counted and dropped: there is nobody whose reject it could be, or nothing worth keeping."""
@@ -84,7 +82,7 @@ def sort(messages: Sequence[Received], office: Office) -> Sorted:
 def _place(topic: str, force: str) -> tuple[str, str]:
     """(watcher_id, `reports` or `state`), ("", "") for a topic that is neither."""
     parts = topic.split("/")
-    if len(parts) == 5 and parts[:3] == ["forces", force, "watchers"] and 0 < len(parts[3]) <= WATCHER_ID_LENGTH_MAX:
+    if len(parts) == 5 and parts[:3] == ["forces", force, "watchers"] and 0 < len(parts[3]) <= ID_LENGTH_MAX:
         return parts[3], parts[4]
     return "", ""
 

@@ -28,9 +28,12 @@ from harmonywatch.registry.keyring import KEY_BYTES, hash_of, key_text
 from harmonywatch.registry.near import not_found
 from harmonywatch.registry.rows import enrolment_rows, moment
 from harmonywatch.registry.tables import forces, keys, officers, relays, watchers
+from harmonywatch.report.words import ID_LENGTH_MAX
 
 LIVE_KEYS_MAX = 2
 NAME_LENGTH_MAX = 200
+"""Of relays and officers; a watcher's name is the id in its reports."""
+
 PARTITIONS_MAX = 1024
 
 _SUBJECTS: dict[KeyKind, tuple[Table, str]] = {
@@ -193,6 +196,7 @@ def _mark_revoked(change: Change, key_ids: Sequence[str]) -> None:
         change.connection.execute(keys.update().where(keys.c.key_id.in_(key_ids)).values(values))
 
 
-def _require_name(what: str, name: str) -> None:
-    if not (1 <= len(name) <= NAME_LENGTH_MAX and name.isprintable() and name == name.strip()):
-        raise InvalidName(what, name, f"1 to {NAME_LENGTH_MAX} printable characters, no blank at either end")
+def _require_name(what: KeyKind, name: str) -> None:
+    most = ID_LENGTH_MAX if what == "watcher" else NAME_LENGTH_MAX
+    if not (1 <= len(name) <= most and name.isprintable() and name == name.strip()):
+        raise InvalidName(what, name, f"1 to {most} printable characters, no blank at either end")

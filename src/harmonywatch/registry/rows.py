@@ -10,6 +10,7 @@ import msgspec
 
 from harmonywatch.clock import EPOCH, micros
 from harmonywatch.registry.contract import InvalidName, KeyInfo, Rule
+from harmonywatch.report.words import ID_LENGTH_MAX
 
 KEY_COLUMNS = ("hash", "revoked_us", "key_id", "kind", "force", "subject", "role")
 RULE_COLUMNS = (
@@ -91,6 +92,6 @@ def storable(text: str) -> str:
 def enrolment_rows(force: str, watcher_ids: Sequence[str], via: str, now_us: int) -> list[dict[str, Any]]:
     """Rows of `watchers`, sorted: neighbours share pages. Raises InvalidName for what no engine takes."""
     for watcher_id in watcher_ids:
-        if not watcher_id or storable(watcher_id) != watcher_id:
-            raise InvalidName("watcher", watcher_id, "it is empty, or holds NUL or a lone surrogate")
+        if not 1 <= len(watcher_id) <= ID_LENGTH_MAX or storable(watcher_id) != watcher_id:
+            raise InvalidName("watcher", watcher_id, f"1 to {ID_LENGTH_MAX} characters, neither NUL nor lone surrogate")
     return [{"force": force, "watcher_id": w, "via": via, "enrolled_us": now_us} for w in sorted(set(watcher_ids))]

@@ -74,7 +74,6 @@ class ReportRecord(ReportHead, kw_only=True, gc=False, omit_defaults=True):
 
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(ReportRecord)
 
 
 def canonical(parsed: Parsed, raw: bytes, force: str, received_at: datetime, fresh_id: Callable[[], str]) -> Sealed:
@@ -123,11 +122,6 @@ class Sealed(msgspec.Struct, frozen=True, gc=False):
 def identity_hash(watcher_id: str, report_id: str) -> int:
     """Signed 64-bit hash of a report's identity within its force."""
     return _signed(xxhash.xxh3_64_intdigest(f"{watcher_id}\x00{report_id}".encode()))
-
-
-def read_record(value: bytes) -> ReportRecord:
-    """Decode a canonical record whole. Raises msgspec.DecodeError (or its ValidationError) on anything else."""
-    return _DECODER.decode(value)
 
 
 def _signed(unsigned: int) -> int:

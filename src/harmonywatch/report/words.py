@@ -20,8 +20,11 @@ DEPTH_MAX = 64
 """Deepest nesting accepted in unknown fields. The known form is four deep; a parser's stack must never be the limit."""
 
 
+ID_LENGTH_MAX = 128
+"""Of a watcher, a citizen or a report, in characters; the registry enrols no longer one either."""
+
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
-Id = Annotated[str, Meta(min_length=1, max_length=128)]
+Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Length = Annotated[float, Meta(ge=0)]
 Moment = Annotated[datetime, Meta(tz=True)]
