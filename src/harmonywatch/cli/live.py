@@ -29,11 +29,15 @@ VERBS = ("acknowledge", "dispatch", "release", "resolve", "reopen", "note")
 @force_option("Only this force.")
 @reading
 def alerts(shell: Shell, follow: bool, since: str | None, force: str | None) -> None:
-    """Alerts, oldest judged first, each once, with name and place.
+    """Alerts of the last 7 days, oldest judged first, each once, with name and place.
+
+    These are all that the live path keeps (setting stream.retention_s). Every alert that ever was, older ones too, is in
+    the lake, where its citizen is a token instead of a name: view alerts of query.
 
     \b
     harmonywatch alerts --since 2026-11-23T18:00:00Z
     harmonywatch alerts --follow --json
+    harmonywatch query "select * from alerts where time < '2026-11-16'"
     """
     from harmonywatch.dispatch.listing import follow_alerts, list_alerts
     from harmonywatch.service import stop_on_signals
@@ -58,6 +62,9 @@ def alerts(shell: Shell, follow: bool, since: str | None, force: str | None) -> 
 @reading
 def incidents(shell: Shell, since: str | None, force: str | None) -> None:
     """Incidents of all states, in the order they opened: one per citizen and rule while it lasts.
+
+    They are kept for 400 days after they closed (setting dispatch.keep_s); what `show` tells beyond the row, its last
+    alerts, for 3 days (dispatch.detail_s).
 
     \b
     harmonywatch incidents --force north
