@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import msgspec
 
 from harmonywatch.archive.archiver import Archiver
 from harmonywatch.archive.compact import compact
@@ -31,7 +32,7 @@ from harmonywatch.fleet.plan import FleetPlan, Target
 from harmonywatch.fleet.traffic import Traffic
 from harmonywatch.gateway.admit import Admission, Terms, admit_lines, admit_single
 from harmonywatch.registry.contract import KeyInfo
-from harmonywatch.report.record import VERSION, read_record
+from harmonywatch.report.record import VERSION, ReportRecord
 from harmonywatch.report.topics import DURABLE_GROUPS, AlertRecord, encode
 from harmonywatch.settings import ArchiveSettings, StreamSettings
 from harmonywatch.stream.contract import TopicPartition, partition_of
@@ -41,6 +42,7 @@ from harmonywatch.telemetry import Telemetry
 FORCES = ("north", "south")
 FAULTS = "twice=0.02,late=0.01,order=0.005,malformed=0.005,skew=0.001,silent=0.001"
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+READ = msgspec.json.Decoder(ReportRecord).decode
 BEAT_S, RELAY_S, PARTITIONS = 0.2, 0.08, 4
 
 
@@ -75,17 +77,19 @@ class Load:
             force = FORCES[target]
             self._costs.json_bytes += len(line)
             if single:
-                self._store(force, now, admit_single(line, self._terms(force, now)))
+                self._store(force, admit_single(line, self._terms(force, now)))
             else:
                 relayed[force].append(line)
         for force, lines in relayed.items():
-            self._store(force, now, admit_lines(b"\n".join(lines), self._terms(force, now), 10_000))
+            self._store(force, admit_lines(b"\n".join(lines), self._terms(force, now), 10_000))
 
     def _terms(self, force: str, now: datetime) -> Terms:
         received = now + timedelta(microseconds=self._draw.randrange(1000))
-        return Terms(KeyInfo("bench", "relay", force, "base"), force, received, PARTITIONS, lambda: self._draw.randbytes(8).hex())
+        return Terms(
+            KeyInfo("bench", "relay", force, "base"), force, received, PARTITIONS, lambda: self._draw.randbytes(8).hex()
+        )
 
-    def _store(self, force: str, now: datetime, admission: Admission) -> None:
+    def _store(self, force: str, admission: Admission) -> None:
         self._costs.reports += admission.accepted
         for kind, records in (("reports.", admission.records), ("rejects.", admission.rejects)):
             if records:
@@ -99,7 +103,7 @@ class Load:
 
 
 def _alerts(value: bytes) -> Iterator[tuple[int, bytes]]:
-    report = read_record(value)
+    report = READ(value)
     for place, seen in enumerate(report.citizens):
         if seen.harmonyscore < 25:
             yield (
@@ -195,7 +199,9 @@ def main(seconds: float, rate: float, flush: float, folder: Path | None) -> None
         for force in FORCES:
             compact(bench.lake, force, bench.settings, everything=True, vacuum=False)
         per_million = (time.process_time() - cpu) * 1e6 / bench.costs.reports
-        click.echo(f"all merged     1/{bench.costs.json_bytes / bench.lake_bytes():.2f}, {per_million:.1f} s per million")
+        click.echo(
+            f"all merged     1/{bench.costs.json_bytes / bench.lake_bytes():.2f}, {per_million:.1f} s per million"
+        )
         click.echo(f"most memory    {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
         bench.stream.close()
 

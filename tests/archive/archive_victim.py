@@ -31,14 +31,15 @@ from harmonywatch.stream.sqlite import SqliteStream
 POINTS: list[tuple[type, str, str]] = [
     (Lake, "_make", "before"),
     (Lake, "_make", "after"),
-    (LakeTable, "append", "before"),
+    (tables.Intake, "addition", "before"),
     (Shelf, "write", "before"),
     (Shelf, "write", "after"),
+    (Shelf, "keep", "after"),
     (LakeTable, "_commit", "before"),
-    (LakeTable, "_sync_log_since", "before"),
     (LakeTable, "_commit", "after"),
+    (LakeTable, "sync_log", "after"),
     (tables.Intake, "_store_poison", "after"),
-    (LakeTable, "append", "after"),
+    (tables.Intake, "remember", "before"),
 ]
 HITS = (1, 3)
 REPEATS, CONFLICTS = 4, 3

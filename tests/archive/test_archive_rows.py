@@ -10,13 +10,15 @@ from pathlib import Path
 
 import h3
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 from archive_rig import FORCE, NOW, TOPICS, alert, new_rig, reject, report
 
-from harmonywatch.archive.columns import ALERT, REJECT, REPORT
-from harmonywatch.archive.decoding import NewerRecord, decode
+from harmonywatch.archive.columns import Forms
+from harmonywatch.archive.decoding import Decoder, NewerRecord
 from harmonywatch.archive.schema import TABLES
 from harmonywatch.archive.sealing import NotSealedHere, open_sealer
+from harmonywatch.archive.tokens import Tokens
 from harmonywatch.clock import from_wire
 from harmonywatch.report.record import ReportRecord
 from harmonywatch.report.topics import AlertRecord, RejectRecord
@@ -24,11 +26,18 @@ from harmonywatch.report.topics import AlertRecord, RejectRecord
 CANARY = "Zyxwvut Qanarybird"
 
 
-@pytest.mark.parametrize(("form", "kind"), [(REPORT, ReportRecord), (ALERT, AlertRecord), (REJECT, RejectRecord)])
-def test_the_columnar_form_has_exactly_the_members_of_the_record(form, kind):
-    fields = {field.name: field.required for field in msgspec.structs.fields(kind)}
-    assert set(form.members.names) == set(fields)
-    assert set(form.required) == {name for name, required in fields.items() if required}
+def _forms(folder: Path) -> tuple[Forms, Tokens]:
+    sealer = open_sealer(folder / "keys", FORCE)
+    tokens = Tokens(sealer)
+    return Forms(sealer, tokens), tokens
+
+
+@pytest.mark.parametrize(("name", "kind"), [("report", ReportRecord), ("alert", AlertRecord), ("reject", RejectRecord)])
+def test_what_is_read_has_exactly_the_members_of_the_record(tmp_path: Path, name: str, kind: type):
+    def members(struct: type) -> dict[str, bool]:
+        return {field.name: field.required for field in msgspec.structs.fields(struct)}
+
+    assert members(getattr(_forms(tmp_path)[0], name).kind) == members(kind)
 
 
 def test_a_report_with_everything_keeps_everything(tmp_path: Path):
@@ -198,18 +207,83 @@ def test_a_greater_version_stops_the_archiver_and_stores_nothing(tmp_path: Path,
     assert rig.rows() == [] and rig.position() == 0
 
 
-def test_records_are_read_as_the_exact_decoder_reads_them():
-    values = [report(n, time=None if n % 3 else "2026-11-01T00:00:00.5Z", sequence=n or None) for n in range(50)]
-    decoded = decode(values, FORCE, REPORT)
-    for row, value in zip(decoded.table.to_pylist(), values, strict=True):
+SPELLINGS = [
+    [], ["a"], ["", "é", "😀"], ["a,b", "c"], ["[", "]"], ['"'], ["\\"], ["\n", "\t"], ["ends,", ",begins"], ["null"], ["x"] * 40
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_records_are_read_as_the_exact_decoder_reads_them(tmp_path: Path, together: bool):
+    values = [
+        report(n, time=None if n % 3 else "2026-11-01T00:00:00.5Z", sequence=n or None, words=SPELLINGS[n % 11])
+        for n in range(55)
+    ]
+    forms, _ = _forms(tmp_path)
+    decoder = Decoder(FORCE, forms.report)
+    decoded = [decoder.decode(values)] if together else [decoder.decode([value]) for value in values]
+    rows = [row for each in decoded for row in each.table.to_pylist()]
+    assert [number for each in decoded for number in each.index.tolist()] == (list(range(55)) if together else [0] * 55)
+    for row, value in zip(rows, values, strict=True):
         record = msgspec.to_builtins(msgspec.json.decode(value, type=ReportRecord))
-        for name, expected in record.items():
-            if name in ("time", "received_at", "device_time"):
-                assert row[name] == from_wire(expected)
-            elif name == "citizens":
-                assert [{k: v for k, v in c.items() if v is not None} for c in row[name]] == expected
-            else:
-                assert row[name] == expected, name
+        for name in row.keys() - {"h3", "citizens"}:
+            expected = record.get(name, False if name == "clock_suspect" else None)
+            timed = name in ("time", "received_at", "device_time") and expected is not None
+            assert row[name] == (from_wire(expected) if timed else expected), name
+        assert [seen["harmonyscore"] for seen in row["citizens"]] == [
+            seen["harmonyscore"] for seen in record["citizens"]
+        ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"[1]",
+        b'["a" ]',
+        b'["a",]',
+        b'[["a"]]',
+        b'["a",null]',
+        b"null",
+        b'{"a":"b"}',
+        b'["\xff"]',
+        b'["\n"]',
+        b'["a",1]',
+    ],
+)
+def test_words_that_are_not_an_array_of_texts_are_poison(tmp_path: Path, wrong: bytes):
+    good = report(1)
+    bad = good.replace(b'["hello","word"]', wrong)
+    decoded = Decoder(FORCE, _forms(tmp_path)[0].report).decode([good, bad, good])
+    honest = wrong == b'["a" ]'  # a space is JSON too
+    assert decoded.poison == ([] if honest else [1]) and bad != good
+    assert decoded.table["words"].to_pylist() == [["hello", "word"]] + [["a"]] * honest + [["hello", "word"]]
+
+
+def test_a_citizen_spelled_in_two_ways_has_one_token_and_its_column_keeps_its_dictionary(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    spellings = [("Jane", "c-1"), ("Jane D.", "c-1"), (" Jane", None), ("Jane", None)] * 3
+    rig.put([report(1, citizens=[{"name": n, "citizen_id": i, "harmonyscore": 50} for n, i in spellings])])
+    rig.archive()
+    [row] = rig.rows()
+    sealer = open_sealer(tmp_path / "keys", FORCE)
+    assert [sealer.name_of(c["citizen"], c["citizen_sealed"]) for c in row["citizens"]] == [
+        name for name, _ in spellings
+    ]
+    assert len({c["citizen"] for c in row["citizens"]}) == 2
+    [file] = rig.lake.plan(FORCE, "reports").files
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    encodings = {group.column(n).path_in_schema: group.column(n).encodings for n in range(group.num_columns)}
+    assert "RLE_DICTIONARY" in encodings["citizens.list.element.citizen"]
+
+
+def test_numbers_of_citizens_are_forgotten_when_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("harmonywatch.archive.tokens.REMEMBERED_MAX", 3)
+    _, tokens = _forms(tmp_path)
+    for _ in range(3):
+        numbers = tokens.number(["A", "B", "C", "D", "A"], [None, "b", None, None, None])
+        assert numbers.tolist() == [0, 1, 2, 3, 0]
+        citizen, sealed = tokens.columns(numbers)
+        assert len(set(citizen.to_pylist())) == 4 and [text is None for text in sealed.to_pylist()] == [1, 0, 1, 1, 1]
+        tokens.forget()
 
 
 def test_alerts_and_rejects_are_rows_too(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The archive as a handler of `follow`: gathers records by topic, and stores each topic's when it is time.
+"""The archive as a handler of `follow`: gathers records by topic, and stores them when it is time.
 
 When: the oldest gathered record is `flush_interval_s` old and the reader has caught up, or has been held that long, or
 `flush_bytes` are gathered. While a backlog is read, records are old already when they come: then the time held decides,
@@ -11,11 +11,11 @@ process ends, is started again, and begins at the lake's positions. Nothing gath
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from harmonywatch.archive.lake import Lake
-from harmonywatch.archive.tables import Folders, Intake, open_intake
+from harmonywatch.archive.lake import Addition, Lake, append
+from harmonywatch.archive.tables import Folders, Intake, Stored, open_intake
 from harmonywatch.clock import Clock, micros
 from harmonywatch.settings import ArchiveSettings
 from harmonywatch.stream.contract import Batch, TopicPartition
@@ -39,7 +39,6 @@ class _Gathering:
     intake: Intake
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     next: dict[TopicPartition, int] = field(default_factory=dict)
-    batches: list[Batch] = field(default_factory=list)
     bytes: int = 0
     since_s: float = 0.0
     oldest_us: int = 0
@@ -49,21 +48,23 @@ class _Gathering:
         at = TopicPartition(batch.topic, batch.partition)
         if batch.base_offset != self.next[at]:
             raise RecordsSkipped(batch, self.next[at])
-        if not self.batches:
+        if not self.intake.records:
             self.since_s, self.oldest_us = now_s, batch.appended_us
-        self.batches.append(batch)
         self.next[at] = batch.position
         self.bytes += sum(map(len, batch.values))
         self.oldest_us = min(self.oldest_us, batch.appended_us)
         self.newest_us = max(self.newest_us, batch.appended_us)
+        self.intake.add(batch)
 
-    def base(self) -> dict[TopicPartition, int]:
-        places = {TopicPartition(batch.topic, batch.partition) for batch in self.batches}
-        return {at: self.committed[at] for at in places}
+    def addition(self) -> tuple[Addition, Stored]:
+        moved = [at for at, position in self.next.items() if position != self.committed[at]]
+        return self.intake.addition({at: self.committed[at] for at in moved}, {at: self.next[at] for at in moved})
 
-    def clear(self) -> None:
+    def stored(self) -> None:
+        self.intake.remember()
+        self.intake.forget()
         self.committed.update(self.next)
-        self.batches, self.bytes, self.newest_us = [], 0, 0
+        self.bytes, self.newest_us = 0, 0
 
 
 class Archiver:
@@ -98,10 +99,14 @@ class Archiver:
         for batch in batches:
             self._topics[batch.topic].add(batch, now_s)
         fresh = {batch.topic for batch in batches}
-        waiting = [(topic, gathered) for topic, gathered in self._topics.items() if gathered.batches]
-        for topic, gathered in sorted(waiting, key=lambda item: item[1].since_s):
-            if self._due(gathered, topic in fresh):
-                self._store(topic)
+        waiting = {topic: gathered for topic, gathered in self._topics.items() if gathered.intake.records}
+        if any(self._due(gathered, topic in fresh) for topic, gathered in waiting.items()):
+            ripe_s = self._clock.monotonic() - self._settings.flush_interval_s / 2
+            self._store(
+                gathered
+                for topic, gathered in waiting.items()
+                if gathered.since_s <= ripe_s or self._due(gathered, topic in fresh)
+            )
         self._stay_below(2 * self._settings.flush_bytes)
         self._tell_lag()
 
@@ -116,24 +121,26 @@ class Archiver:
 
     def _stay_below(self, limit: int) -> None:
         while sum(gathered.bytes for gathered in self._topics.values()) > limit:
-            self._store(max(self._topics, key=lambda topic: self._topics[topic].bytes))
+            self._store([max(self._topics.values(), key=lambda gathered: gathered.bytes)])
 
-    def _store(self, topic: str) -> None:
-        gathered = self._topics[topic]
+    def _store(self, topics: Iterable[_Gathering]) -> None:
         began = self._clock.monotonic()
-        stored = gathered.intake.store(gathered.batches, gathered.base())
-        gathered.clear()
-        force = gathered.intake.force
+        topics = list(topics)
+        additions = [gathered.addition() for gathered in topics]
+        append([addition for addition, _ in additions])
+        for gathered, (_, stored) in zip(topics, additions, strict=True):
+            gathered.stored()
+            force = gathered.intake.force
+            self._telemetry.accepted.labels(force).inc(stored.rows)
+            self._telemetry.repeated.labels(force).inc(stored.repeats)
+            if stored.poison:
+                self._telemetry.refused.labels(force, "poison").inc(stored.poison)
         self._telemetry.commit_s.labels("archive").observe(self._clock.monotonic() - began)
-        self._telemetry.accepted.labels(force).inc(stored.rows)
-        self._telemetry.repeated.labels(force).inc(stored.repeats)
-        if stored.poison:
-            self._telemetry.refused.labels(force, "poison").inc(stored.poison)
 
     def _tell_lag(self) -> None:
         now_us = micros(self._clock.now())
         for topic, gathered in self._topics.items():
-            waiting = sum(len(batch.values) for batch in gathered.batches)
+            waiting = gathered.intake.records
             self._telemetry.lag_records.labels(topic).set(waiting)
             self._telemetry.lag_s.labels(topic).set((now_us - gathered.oldest_us) / 1e6 if waiting else 0.0)
 
@@ -143,6 +150,5 @@ class Archiver:
 
     def finish(self) -> None:
         """Store everything that is gathered."""
-        for topic, gathered in self._topics.items():
-            if gathered.batches:
-                self._store(topic)
+        if waiting := [gathered for gathered in self._topics.values() if gathered.intake.records]:
+            self._store(waiting)

@@ -98,7 +98,8 @@ def _merge(table: LakeTable, old: list[DataFile]) -> bool:
     if not all(file.path in standing for file in old):
         return False
     schema = TABLES[table.name]
-    new = table.shelf.write(old[0].day, _row_groups(table.shelf, old, schema), schema)
+    new = table.shelf.write(old[0].day, _row_groups(table.shelf, old, schema))
+    table.shelf.keep([new])
     pa.default_memory_pool().release_unused()
     if new.rows != sum(file.rows for file in old):
         table.shelf.remove(new.path)

@@ -1,33 +1,33 @@
-"""Records of one topic -> one Arrow table, in columns, with the poison set apart. Pure.
+"""Records of one topic -> one Arrow table, with the poison set apart. Pure.
 
-pyarrow's JSON reader is fast and sees a block, not records, so these rules keep one row one record:
-1. Before it reads, every value must begin with `{`, end with `}` and hold no line feed, and there must be as many rows
-   as values after. A value that could hold a bare `null` between two objects is decoded alone first: the reader does
-   not survive that one.
-2. What makes the block fail is found by bisecting; what it lets through (a member missing, a number not finite, a text
-   that is no UTF-8) is found by checks over columns.
+1. Each value is read by the exact decoder of its record; what that refuses is poison. So no record can spoil another.
+2. Columns are made of many records at once. A record that fits its struct and no column (a time that is none, a number
+   beyond 64 bits) makes them fail, and is found by bisecting.
 3. A record of a greater version is no poison: it stops the archiver (`NewerRecord`), nothing of its batch is stored.
+
+Words are more than half of a report's bytes, and nobody here looks at them: they pass from JSON to Arrow as bytes,
+without a Python object for each (`words_column`).
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.json as pj
 
 from harmonywatch.report.record import VERSION
 
-pc: Any = pyarrow.compute  # its stubs know too few of its overloads
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_UNFIT = (pa.ArrowException, OverflowError, ValueError, msgspec.DecodeError)
 
 
 class NewerRecord(Exception):
@@ -40,13 +40,11 @@ class NewerRecord(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the records of a topic look like: the JSON members as Arrow types, those that must be there, what else
-    must hold of the columns (`wrong`: table -> True where a row is poison), and an exact decoder of one record."""
+    """What the records of a topic look like: their struct (with `v` and `force`), and how many of them become columns.
+    `columns` raises pa.ArrowException, OverflowError, ValueError or msgspec.DecodeError if a record does not fit."""
 
-    members: pa.Schema
-    required: tuple[str, ...]
-    wrong: Callable[[pa.Table], Flags]
-    decode_one: Callable[[bytes], object]
+    kind: type[msgspec.Struct]
+    columns: Callable[[Sequence[Any]], pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,65 +56,57 @@ class Decoded:
     poison: list[int]
 
 
-def decode(values: Sequence[bytes], force: str, form: Form) -> Decoded:
-    """Read the records of a batch of one force. Raises NewerRecord."""
-    pieces: list[tuple[pa.Table, Ints]] = []
-    poison: list[int] = []
-    _bisect(values, 0, form, pieces, poison)
-    if not pieces:
-        return Decoded(form.members.empty_table(), np.empty(0, np.int64), poison)
-    table = pa.concat_tables([piece for piece, _ in pieces]).combine_chunks()
-    index = np.concatenate([at for _, at in pieces])
-    _refuse_newer(table)
-    bad = _bad_rows(table, force, form)
-    if bad.any():
-        poison += index[bad].tolist()
-        table, index = table.filter(pa.array(~bad)), index[~bad]
-    return Decoded(table, index, sorted(poison))
+class Decoder:
+    """Reads the records of one force in one form."""
 
+    def __init__(self, force: str, form: Form) -> None:
+        self._force, self._columns = force, form.columns
+        self._read = msgspec.json.Decoder(form.kind).decode
 
-def _bisect(
-    values: Sequence[bytes], first: int, form: Form, pieces: list[tuple[pa.Table, Ints]], poison: list[int]
-) -> None:
-    if not values:
-        return
-    table = _read_block(values, form)
-    if table is not None:
-        pieces.append((table, np.arange(first, first + len(values))))
-    elif len(values) == 1:
-        _refuse_newer_one(values[0])
-        poison.append(first)
-    else:
-        half = len(values) // 2
-        _bisect(values[:half], first, form, pieces, poison)
-        _bisect(values[half:], first + half, form, pieces, poison)
+    def decode(self, values: Sequence[bytes]) -> Decoded:
+        """Some hundred at a time are cheapest: they stay in the processor's cache. Raises NewerRecord."""
+        read = self._read
+        try:
+            records: list[Any] = [read(value) for value in values]
+            index, poison = np.arange(len(values)), list[int]()
+        except _UNREADABLE:
+            records, index, poison = self._one_by_one(values)
+        if any(record.v > VERSION for record in records):
+            raise NewerRecord(max(record.v for record in records))
+        if any(record.force != self._force for record in records):
+            own = np.array([record.force == self._force for record in records], np.bool_)
+            poison += index[~own].tolist()
+            records, index = [record for record in records if record.force == self._force], index[own]
+        tables: list[pa.Table] = []
+        unfit: list[int] = []
+        self._bisect(records, 0, tables, unfit)
+        poison += index[unfit].tolist()
+        table = pa.concat_tables(tables) if tables else self._columns([])
+        return Decoded(table, np.delete(index, unfit), sorted(poison))
 
+    def _one_by_one(self, values: Sequence[bytes]) -> tuple[list[Any], Ints, list[int]]:
+        records, index, poison = [], [], []
+        for number, value in enumerate(values):
+            try:
+                records.append(self._read(value))
+                index.append(number)
+            except _UNREADABLE:
+                _refuse_newer(value)
+                poison.append(number)
+        return records, np.array(index, np.int64), poison
 
-def _read_block(values: Sequence[bytes], form: Form) -> pa.Table | None:
-    """One row a value, or None where the block does not read so."""
-    block = b"\n".join(values)
-    between = len(values) - 1
-    framed = block[:1] == b"{" and block[-1:] == b"}" and block.count(b"\n") == between == block.count(b"}\n{")
-    if not framed or (b"null" in block and not all(_decodes(value, form) for value in values if b"null" in value)):
-        return None
-    try:
-        table = pj.read_json(
-            io.BytesIO(block),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pj.ParseOptions(explicit_schema=form.members, unexpected_field_behavior="error"),
-        )
-        table.validate(full=True)
-    except pa.ArrowException:
-        return None
-    return table if table.num_rows == len(values) else None
-
-
-def _decodes(value: bytes, form: Form) -> bool:
-    try:
-        form.decode_one(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+    def _bisect(self, records: Sequence[Any], first: int, tables: list[pa.Table], unfit: list[int]) -> None:
+        if not records:
+            return
+        try:
+            tables.append(self._columns(records))
+        except _UNFIT:
+            if len(records) == 1:
+                unfit.append(first)
+                return
+            half = len(records) // 2
+            self._bisect(records[:half], first, tables, unfit)
+            self._bisect(records[half:], first + half, tables, unfit)
 
 
 class _Versioned(msgspec.Struct):
@@ -124,58 +114,63 @@ class _Versioned(msgspec.Struct):
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
+_WORDS = msgspec.json.Decoder(list[str])
 
 
-def _refuse_newer_one(value: bytes) -> None:
+def _refuse_newer(value: bytes) -> None:
     try:
         version = _VERSIONED.decode(value).v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return
     if version > VERSION:
         raise NewerRecord(version)
 
 
-def _refuse_newer(table: pa.Table) -> None:
-    newest = pc.max(table["v"]).as_py()
-    if newest is not None and newest > VERSION:
-        raise NewerRecord(newest)
+def column(records: Sequence[Any], member: str, kind: Any) -> Any:
+    """One member of each record, as an Arrow array; times are text until here."""
+    values = list(map(attrgetter(member), records))
+    return pa.array(values, pa.string()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
 
-def _bad_rows(table: pa.Table, force: str, form: Form) -> Flags:
-    bad = ~_true(pc.equal(table["force"], force)) | ~_true(pc.greater_equal(table["v"], 1))
-    for name in form.required:
-        column = table[name]
-        if column.null_count:
-            bad |= _true(pc.is_null(column))
-    for field in form.members:
-        if pa.types.is_floating(field.type):
-            bad |= _not_finite(table[field.name])
-    return bad | form.wrong(table)
+def words_column(texts: Sequence[msgspec.Raw]) -> Any:
+    """JSON arrays of texts -> a column of lists of texts. Raises msgspec.DecodeError, pa.ArrowException."""
+    plain = _plain_words(texts)
+    return _escaped_words(texts) if plain is None else plain
 
 
-def outside(column: Any, least: float, most: float) -> Flags:
-    """True where a number is there and not within [least, most]."""
-    return _true(pc.or_(pc.less(column, least), pc.greater(column, most)))
+def _plain_words(texts: Sequence[msgspec.Raw]) -> Any:
+    """Without a Python object for each word; None unless the arrays hold nothing but texts without escapes, and none of the
+    four signs of their frame in a text: then there are two quotes a word, a comma between two, and what is left when the
+    signs are taken away is the words."""
+    raw = b"".join(texts)
+    signs = np.frombuffer(raw, np.uint8)
+    lengths = np.fromiter((memoryview(text).nbytes for text in texts), np.int64, len(texts))
+    quotes = np.flatnonzero(signs == ord('"'))
+    upto = np.searchsorted(quotes, np.cumsum(lengths))
+    framed = (
+        np.count_nonzero(signs == ord("[")) == np.count_nonzero(signs == ord("]")) == len(texts)
+        and np.count_nonzero(signs == ord(",")) == len(quotes) // 2 - np.count_nonzero(lengths > len("[]"))
+        and not (signs == ord("\\")).any()
+        and not (signs < ord(" ")).any()
+        and not (upto % 2).any()
+    )
+    if not framed:
+        return None
+    ends = np.cumsum(quotes[1::2] - quotes[::2] - 1)
+    data = raw.translate(None, b'"[],')
+    if len(data) != (ends[-1] if len(ends) else 0):
+        return None
+    words: Any = pa.StringArray.from_buffers(len(ends), _offsets(ends), pa.py_buffer(data))
+    words.validate(full=True)
+    lists: Any = pa.Array.from_buffers(pa.list_(pa.string()), len(texts), [None, _offsets(upto // 2)], children=[words])
+    return lists
 
 
-def _not_finite(column: Any) -> Flags:
-    return _true(pc.invert(pc.is_finite(column)))
+def _offsets(ends: Ints) -> pa.Buffer:
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends
+    return pa.py_buffer(offsets.data)
 
 
-def rows_with(lists: Any, bad_elements: Flags) -> Flags:
-    """Of a column of lists, and a flag for each of its elements: which lists hold a flagged element."""
-    flags = np.zeros(len(lists), np.bool_)
-    if bad_elements.any():
-        flags[np.asarray(pc.list_parent_indices(lists))[bad_elements]] = True
-    return flags
-
-
-def finite_elements(column: Any) -> Flags:
-    """True where a number is there and finite."""
-    return _true(pc.is_finite(column))
-
-
-def _true(column: Any) -> Flags:
-    """A column of booleans as numpy, null as False."""
-    flags: Flags = np.asarray(pc.fill_null(column, False)).astype(np.bool_, copy=False)
-    return flags
+def _escaped_words(texts: Sequence[msgspec.Raw]) -> Any:
+    return pa.array([_WORDS.decode(text) for text in texts], pa.list_(pa.string()))

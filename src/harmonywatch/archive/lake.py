@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
@@ -100,6 +101,28 @@ class Plan:
     schema: pa.Schema
 
 
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Rows to store in a table, and the positions they move: from `base` to `target`."""
+
+    table: LakeTable
+    rows: pa.Table
+    base: Positions
+    target: Positions
+
+
+def append(additions: Sequence[Addition]) -> None:
+    """Store all of them, each table in one commit; durable on return. Raises WriterFenced, LakeUnavailable: then the
+    tables before the one at fault may hold their rows and positions, and the others do not. See the header."""
+    written = [(each, each.table.write(each)) for each in additions]
+    for each, files in written:
+        each.table.keep(files)
+    for each, files in written:
+        each.table.commit(each, files)
+    for each in additions:
+        each.table.sync_log()
+
+
 class Lake:
     """All tables under one folder or URL. `options`: storage options of deltalake (S3)."""
 
@@ -137,6 +160,7 @@ class Lake:
             raise StreamReset(stands.stream_id, mark.stream_id, found.where)
         if stands.key_check != mark.key_check:
             raise KeyChanged(found.where, stands.key_check, mark.key_check)
+        found.sync_log()  # who wrote the last entry may have died before
         return found
 
     def _make(self, where: str, table: str, mark: Mark) -> None:
@@ -179,7 +203,10 @@ class LakeTable:
     def __init__(self, where: str, name: str, options: dict[str, str], *, remote: bool) -> None:
         self.where, self.name = where, name
         self._options, self._remote = options, remote
+        self._schema = DeltaSchema.from_arrow(TABLES[name])
         self._table = self._opened()
+        self._synced = max(self.version - 1, 0)
+        self._stream_id: str | None = None
         self.shelf = Shelf(self._filesystem(), None if remote else where)
 
     def _opened(self) -> DeltaTable:
@@ -198,10 +225,7 @@ class LakeTable:
     def refresh(self) -> None:
         """Read the newest version."""
         with _translated(self.where):
-            if self._table.version() % REOPEN_COMMITS == 0:
-                self._table = self._opened()
-            else:
-                self._table.update_incremental()
+            self._table.update_incremental()
 
     def mark(self) -> Mark:
         text = json.loads(self._table.metadata().description or "{}")
@@ -212,21 +236,41 @@ class LakeTable:
         return self._table.transaction_version(self._app_id(at)) or 0
 
     def _app_id(self, at: TopicPartition) -> str:
-        return f"harmonywatch/{self.mark().stream_id}/{at.topic}/{at.partition}"
+        if self._stream_id is None:  # it never changes
+            self._stream_id = self.mark().stream_id
+        return f"harmonywatch/{self._stream_id}/{at.topic}/{at.partition}"
 
     def append(self, rows: pa.Table, base: Positions, target: Positions) -> None:
-        """Store rows and move the positions from `base` to `target` in one commit; durable on return.
+        """`append` to this table alone."""
+        append([Addition(self, rows, base, target)])
 
-        Raises WriterFenced, LakeUnavailable. See the header for the steps.
-        """
+    def write(self, addition: Addition) -> list[DataFile]:
+        """Steps 1 and 2 of `append`, but for the fsyncs."""
+        base, target = addition.base, addition.target
         assert base.keys() == target.keys() and all(target[at] >= base[at] for at in base), "positions never go back"
-        self.refresh()
         self._expect(base)
+        with self._failing_plainly():
+            return [self.shelf.write(day, [rows]) for day, rows in by_day(addition.rows)]
+
+    def keep(self, files: Iterable[DataFile]) -> None:
+        """The fsyncs of step 2."""
+        with self._failing_plainly():
+            self.shelf.keep(files)
+
+    @contextlib.contextmanager
+    def _failing_plainly(self) -> Iterator[None]:
         try:
-            files = [self.shelf.write(day, [part], rows.schema) for day, part in by_day(rows)]
-            self._commit([_added(file) for file in files], {self._app_id(at): target[at] for at in target})
+            yield
+        except OSError as error:
+            raise LakeUnavailable(f"{self.where}: {error}") from error
+
+    def commit(self, addition: Addition, files: Iterable[DataFile]) -> None:
+        """Step 3 of `append`."""
+        marks = {self._app_id(at): position for at, position in addition.target.items()}
+        try:
+            self._commit([_added(file) for file in files], marks)
         except (DeltaError, OSError) as error:
-            self._decide(base, target, error)
+            self._decide(addition.base, addition.target, error)
 
     def _expect(self, base: Positions) -> None:
         found = {at: self.position(at) for at in base}
@@ -236,11 +280,9 @@ class LakeTable:
     def _decide(self, base: Positions, target: Positions, error: Exception) -> None:
         """A commit whose outcome is open: what the table says now is what happened."""
         with contextlib.suppress(DeltaError, OSError):
-            seen = self.version
             self._table = self._opened()
             found = {at: self.position(at) for at in base}
             if found == dict(target) and found != dict(base):
-                self._sync_log_since(seen)
                 return
             if found != dict(base):
                 raise WriterFenced(self.where, base, found) from error
@@ -254,36 +296,38 @@ class LakeTable:
         try:
             with _translated(self.where):
                 self._commit([*added, *removed], {REWRITE: (self._table.transaction_version(REWRITE) or 0) + 1})
+                self.sync_log()
         except LakeUnavailable as error:
             if isinstance(error.__cause__, CommitFailedError):
                 raise RewriteLost(str(error)) from error
             raise
 
     def _commit(self, actions: list[AddAction | RemoveAction], marks: dict[str, int]) -> None:
-        seen = self.version
+        """Commit against what was last read, and read on: the newest version is known then."""
         self._table.create_write_transaction(
             actions,
             "append",
-            TABLES[self.name],
+            self._schema,
             partition_by=[PARTITION_BY],
             commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in marks.items()]),
             post_commithook_properties=_NO_HOOKS,
         )
-        self._sync_log_since(seen)
-        if self.version % REOPEN_COMMITS == 0:
-            self.checkpoint()
+        self._table.update_incremental()
 
     def sync_birth(self) -> None:
         """The table's first entry, and the names of its folders, survive a power failure."""
         for path in (f"_delta_log/{0:020}.json", "_delta_log", ".", "..", "../.."):
             self.shelf.sync(path)
 
-    def _sync_log_since(self, seen: int) -> None:
-        """Read on to the newest version; every entry after `seen`, ours among them, survives a power failure."""
-        self._table.update_incremental()
-        for version in range(seen + 1, self.version + 1):
+    def sync_log(self) -> None:
+        """Every entry up to the version that was read, ours among them, survives a power failure."""
+        since, self._synced = self._synced, self.version
+        for version in range(since + 1, self.version + 1):
             self.shelf.sync(f"_delta_log/{version:020}.json")
         self.shelf.sync("_delta_log")
+        if self.version // REOPEN_COMMITS > since // REOPEN_COMMITS:
+            self.checkpoint()
+            self._table = self._opened()
 
     def checkpoint(self) -> None:
         """Sum up the log so far, and drop what is older than its retention."""

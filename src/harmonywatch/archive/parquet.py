@@ -8,6 +8,8 @@ a file are 6 times smaller than their JSON, 90,000 are 13 times.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,30 +56,45 @@ class Shelf:
 
     def __init__(self, filesystem: Any, local: str | None) -> None:
         self._filesystem, self._local = filesystem, local
+        self._kept_folders: set[str] = set()
 
-    def write(self, day: date, groups: Iterable[pa.Table], schema: pa.Schema) -> DataFile:
-        """Write row groups (all of one day) as one file; durable on return. Raises OSError."""
+    def write(self, day: date, groups: Iterable[pa.Table]) -> DataFile:
+        """Write row groups (all of one day, of one schema) as one file, not durable before `keep`. Raises OSError."""
         folder = f"{PARTITION_BY}={day.isoformat()}"
         path = f"{folder}/part-{uuid4()}.zstd.parquet"
         self._filesystem.create_dir(folder, recursive=True)
-        stored = schema.remove(schema.get_field_index(PARTITION_BY))
-        bounds, rows = _Bounds(), 0
+        bounds = _Bounds()
         try:
-            with (
-                self._filesystem.open_output_stream(path) as sink,
-                pq.ParquetWriter(sink, stored, **_properties(stored)) as writer,
-            ):
-                for group in groups:
-                    writer.write_table(group.select(stored.names), row_group_size=ROW_GROUP_ROWS)
-                    bounds.add(group)
-                    rows += len(group)
+            with self._filesystem.open_output_stream(path) as sink:
+                self._write_groups(sink, groups, bounds)
         except BaseException:
-            self._filesystem.delete_file(path)
+            with contextlib.suppress(OSError):  # what went wrong is worth more than that its rest stays for vacuum
+                self._filesystem.delete_file(path)
             raise
-        self.sync(path)
-        self.sync(folder)
         size = self._filesystem.get_file_info(path).size
-        return DataFile(path, size, rows, day, stats=bounds.as_json(rows))
+        return DataFile(path, size, bounds.rows, day, stats=bounds.as_json())
+
+    def _write_groups(self, sink: Any, groups: Iterable[pa.Table], bounds: _Bounds) -> None:
+        groups = iter(groups)
+        first = next(groups)
+        names = [name for name in first.column_names if name != PARTITION_BY]
+        schema = first.select(names).schema
+        with pq.ParquetWriter(sink, schema, store_schema=False, **_properties(schema)) as writer:
+            for group in itertools.chain([first], groups):
+                writer.write_table(group.select(names), row_group_size=ROW_GROUP_ROWS)
+                bounds.add(group)
+
+    def keep(self, files: Iterable[DataFile]) -> None:
+        """Make files that were written, and their names, survive a power failure. One round for many is cheaper: the first
+        fsync writes the file system's journal for all."""
+        files = list(files)
+        for file in files:
+            self.sync(file.path)
+        for folder in {str(PurePosixPath(file.path).parent) for file in files}:
+            self.sync(folder)
+            if folder not in self._kept_folders:
+                self.sync(".")
+                self._kept_folders.add(folder)
 
     def sync(self, path: str) -> None:
         """Make a file, or the names in a folder, survive a power failure."""
@@ -133,8 +150,10 @@ class _Bounds:
     def __init__(self) -> None:
         self._least: dict[str, Any] = {}
         self._most: dict[str, Any] = {}
+        self.rows = 0
 
     def add(self, group: pa.Table) -> None:
+        self.rows += len(group)
         for name in BOUNDED:
             if name not in group.column_names:
                 continue
@@ -144,9 +163,14 @@ class _Bounds:
                 self._least[name] = min(least, self._least.get(name, least))
                 self._most[name] = max(most, self._most.get(name, most))
 
-    def as_json(self, rows: int) -> str:
+    def as_json(self) -> str:
         return json.dumps(
-            {"numRecords": rows, "minValues": _wired(self._least), "maxValues": _wired(self._most), "nullCount": {}}
+            {
+                "numRecords": self.rows,
+                "minValues": _wired(self._least),
+                "maxValues": _wired(self._most),
+                "nullCount": {},
+            }
         )
 
 
@@ -162,11 +186,10 @@ def _wired(values: dict[str, Any]) -> dict[str, Any]:
 def by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
     """The rows of each day; nearly always there is one or two."""
     days = np.asarray(rows[PARTITION_BY].cast(pa.int32()))
-    for day in np.unique(days).tolist():
-        yield (
-            pa.scalar(day, pa.int32()).cast(pa.date32()).as_py(),
-            rows.filter(pa.array(days == day)),
-        )
+    found = np.unique(days).tolist()
+    for number in found:
+        day = pa.scalar(number, pa.int32()).cast(pa.date32()).as_py()
+        yield day, rows if len(found) == 1 else rows.filter(pa.array(days == number))
 
 
 def local_filesystem(folder: str) -> Any:

@@ -1,17 +1,18 @@
 """How the records of one topic come into its table: one `Intake` per kind of topic, the same steps in each.
 
-`store` of a batch, and what a crash after each step leaves:
-1. decode in columns; poison is set apart                          nothing happened
-2. poison goes to `rejects`, with a position of its own there: the   the next try finds these records stored there and
-   highest poison record of this topic that is stored                does not store them again
-3. recognise repeats against what is committed                      nothing
-4. rows and positions in one commit of the table                    all of it, or nothing
-5. remember the rows for recognising                                rebuilt from the lake on start
+What happens to records, and what a crash after each step leaves:
+1. `add`: decode them in columns, a piece at a time as they come, so       nothing happened
+   that a commit finds most of its work done; poison is set apart
+2. `store`: poison goes to `rejects`, with a position of its own there:    the next try finds these records stored there
+   the highest poison record of this topic that is stored                  and does not store them again
+3. recognise repeats against what is committed                            nothing
+4. rows and positions in one commit of the table                          all of it, or nothing
+5. `forget`; remember the rows for recognising                            rebuilt from the lake on start
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,14 @@ import pyarrow as pa
 import pyarrow.compute
 import xxhash
 
-from harmonywatch.archive.columns import (
-    ALERT,
-    REJECT,
-    REPORT,
-    alert_rows,
-    poison_rows,
-    reject_rows,
-    report_rows,
-)
-from harmonywatch.archive.decoding import Decoded, Form, decode
-from harmonywatch.archive.lake import Lake, LakeTable, Mark
+from harmonywatch.archive.columns import Forms, alert_rows, poison_rows, reject_rows, report_rows
+from harmonywatch.archive.decoding import Decoder, Form
+from harmonywatch.archive.lake import Addition, Lake, LakeTable, Mark
 from harmonywatch.archive.repeats import Batch as Hashes
 from harmonywatch.archive.repeats import RepeatIndex
 from harmonywatch.archive.schema import ALERTS, REJECTS, REPORTS
 from harmonywatch.archive.sealing import Sealer, open_sealer
+from harmonywatch.archive.tokens import Tokens
 from harmonywatch.report import topics
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import RejectRecord, force_of
@@ -45,6 +39,9 @@ from harmonywatch.stream.contract import Batch, TopicPartition
 
 pc: Any = pyarrow.compute  # its stubs know too few of its overloads
 Ints = npt.NDArray[np.int64]
+PIECE_RECORDS = 512
+"""Records decoded at a time: some 5 ms of work, in the processor's cache. Below 200 the fixed cost of a piece shows."""
+
 POISON_SENDER = "archive"
 REMEMBER_ALERTS_S = 2 * 86_400.0
 
@@ -69,24 +66,13 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """The records of one topic, flat. `received_us`: when the stream took each."""
+class _Poison:
+    """A record that is none: where it stands, when the stream took it, its bytes."""
 
-    values: list[bytes]
-    partition: Ints
-    offset: Ints
-    appended_us: Ints
-
-    @classmethod
-    def of(cls, batches: Iterable[Batch]) -> Gathered:
-        batches = sorted(batches, key=lambda batch: (batch.partition, batch.base_offset))
-        sizes = [len(batch.values) for batch in batches]
-        return cls(
-            [value for batch in batches for value in batch.values],
-            np.repeat(np.array([batch.partition for batch in batches], np.int64), sizes),
-            np.concatenate([np.arange(batch.base_offset, batch.position) for batch in batches]),
-            np.repeat(np.array([batch.appended_us for batch in batches], np.int64), sizes),
-        )
+    at: TopicPartition
+    offset: int
+    appended_us: int
+    value: bytes
 
 
 class Intake:
@@ -98,68 +84,94 @@ class Intake:
     def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str) -> None:
         self.topic, self.force = topic, force_of(topic)
         self.sealer: Sealer = open_sealer(folders.keys, self.force)
+        self.tokens = Tokens(self.sealer)
+        self._decoder = Decoder(self.force, self.form(Forms(self.sealer, self.tokens)))
         self._lake, self._mark = lake, Mark(stream_id, self.sealer.check_value())
         self.table: LakeTable = lake.create(self.force, TABLE_OF[topic.split(".")[0] + "."], self._mark)
+        self.forget()
 
     def position(self, partition: int) -> int:
         return self.table.position(TopicPartition(self.topic, partition))
 
-    def store(self, batches: list[Batch], base: dict[TopicPartition, int]) -> Stored:
-        """Store the batches, which begin at `base`, and move the positions. Raises WriterFenced, NewerRecord, and the
-        errors of opening."""
-        gathered = Gathered.of(batches)
-        decoded = decode(gathered.values, self.force, self.form)
+    def forget(self) -> None:
+        """What was added is stored: begin again with nothing."""
+        self._pieces: list[pa.Table] = []
+        self._waiting: list[Batch] = []
+        self._poison: list[_Poison] = []
+        self.records = self._decoded = 0
+        self.tokens.forget()
+
+    def add(self, batch: Batch) -> None:
+        """Take records in; now and then they are decoded. Raises NewerRecord."""
+        self._waiting.append(batch)
+        self.records += len(batch.values)
+        if self.records - self._decoded >= PIECE_RECORDS:
+            self._decode()
+
+    def _decode(self) -> None:
+        batches, self._waiting = sorted(self._waiting, key=lambda batch: (batch.partition, batch.base_offset)), []
+        sizes = [len(batch.values) for batch in batches]
+        values = [value for batch in batches for value in batch.values]
+        partition = np.repeat(np.array([batch.partition for batch in batches], np.int32), sizes)
+        offset = np.concatenate([np.arange(batch.base_offset, batch.position) for batch in batches])
+        decoded = self._decoder.decode(values)
+        self._decoded += len(values)
+        piece = decoded.table.append_column("partition", pa.array(partition[decoded.index]))
+        self._pieces.append(piece.append_column("offset", pa.array(offset[decoded.index])))
         if decoded.poison:
-            self._store_poison(gathered, decoded.poison)
-        target = dict(base)
-        for batch in batches:
-            at = TopicPartition(batch.topic, batch.partition)
-            target[at] = max(target[at], batch.position)
-        rows, repeats = self.rows(decoded, gathered)
-        self.table.append(rows, base, target)
-        self.remember()
-        return Stored(decoded.table.num_rows, repeats, len(decoded.poison))
+            appended_us = np.repeat(np.array([batch.appended_us for batch in batches], np.int64), sizes)
+            self._poison += [
+                _Poison(TopicPartition(self.topic, int(partition[i])), int(offset[i]), int(appended_us[i]), values[i])
+                for i in decoded.poison
+            ]
 
-    form: Form
+    def addition(self, base: dict[TopicPartition, int], target: dict[TopicPartition, int]) -> tuple[Addition, Stored]:
+        """What was added, ready to be stored; poison is stored already on return. Raises WriterFenced, NewerRecord, and
+        the errors of opening."""
+        if self._waiting:
+            self._decode()
+        if self._poison:
+            self._store_poison(sorted(self._poison, key=lambda each: (each.at, each.offset)))
+        rows, repeats = self.rows(pa.concat_tables(self._pieces).combine_chunks())
+        return Addition(self.table, rows, base, target), Stored(len(rows), repeats, len(self._poison))
 
-    def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
+    def form(self, forms: Forms) -> Form:
+        """How the topic's records become columns."""
+        raise NotImplementedError
+
+    def rows(self, table: pa.Table) -> tuple[pa.Table, int]:
         """The rows of the table, and how many are repeats."""
         raise NotImplementedError
 
     def remember(self) -> None:
         """What `rows` made is committed."""
 
-    def _store_poison(self, gathered: Gathered, poison: list[int]) -> None:
+    def _store_poison(self, poison: list[_Poison]) -> None:
         rejects = self._lake.create(self.force, REJECTS, self._mark)
-        places = [TopicPartition(self.topic, int(gathered.partition[i])) for i in poison]
-        base = {at: rejects.position(poison_place(at)) for at in places}
-        fresh = [i for i, at in zip(poison, places, strict=True) if gathered.offset[i] >= base[at]]
+        base = {each.at: rejects.position(poison_place(each.at)) for each in poison}
+        fresh = [each for each in poison if each.offset >= base[each.at]]
         if not fresh:
             return
-        target = dict(base)
-        for i in fresh:
-            at = TopicPartition(self.topic, int(gathered.partition[i]))
-            target[at] = max(target[at], int(gathered.offset[i]) + 1)
-        records = [self._poison_record(gathered, i) for i in fresh]
-        rows = poison_rows(records, [gathered.values[i] for i in fresh], self.sealer)
+        target = base | {each.at: each.offset + 1 for each in fresh}
+        rows = poison_rows([self._reject(each) for each in fresh], [each.value for each in fresh], self.sealer)
         rejects.append(rows, _poison_places(base), _poison_places(target))
 
-    def _poison_record(self, gathered: Gathered, i: int) -> RejectRecord:
-        partition, offset = int(gathered.partition[i]), int(gathered.offset[i])
+    def _reject(self, poison: _Poison) -> RejectRecord:
+        topic, partition = poison.at
         return RejectRecord(
             v=VERSION,
-            reject_id=f"poison-{self.topic}-{partition}-{offset}",
+            reject_id=f"poison-{topic}-{partition}-{poison.offset}",
             force=self.force,
             source="stream",
             sender=POISON_SENDER,
-            received_at=_whole_seconds(int(gathered.appended_us[i])),
+            received_at=_whole_seconds(poison.appended_us),
             code="poison",
             pointer="",
             reason="the record on the stream is not in its canonical form",
             bytes="",
-            topic=self.topic,
+            topic=topic,
             partition=partition,
-            offset=offset,
+            offset=poison.offset,
         )
 
 
@@ -174,22 +186,22 @@ def _poison_places(positions: dict[TopicPartition, int]) -> dict[TopicPartition,
 
 
 def _whole_seconds(moment_us: int) -> str:
-    return str(np.datetime64(moment_us // 1_000_000, "s"))
+    return f"{np.datetime64(moment_us // 1_000_000, 's')}Z"
 
 
 class ReportIntake(Intake):
     """`reports.<force>`: repeats are recognised by identity and content."""
 
-    form = REPORT
+    def form(self, forms: Forms) -> Form:
+        return forms.report
 
     def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str, settings: ArchiveSettings) -> None:
         super().__init__(topic, lake, folders, stream_id)
         self._memory = _Memory(self.table, settings.repeat_window_s, _hashes_of_reports, folders.index)
 
-    def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
-        partition, offset = gathered.partition[decoded.index], gathered.offset[decoded.index]
-        marks = self._memory.judge(_hashes_of_reports(decoded.table, partition))
-        return report_rows(decoded, partition, offset, marks, self.sealer), int(marks[0].sum())
+    def rows(self, table: pa.Table) -> tuple[pa.Table, int]:
+        marks = self._memory.judge(_hashes_of_reports(table))
+        return report_rows(table, marks, self.tokens), int(marks[0].sum())
 
     def remember(self) -> None:
         self._memory.commit()
@@ -198,7 +210,8 @@ class ReportIntake(Intake):
 class AlertIntake(Intake):
     """`alerts.<force>`: the topic may hold an alert twice; the later row is marked."""
 
-    form = ALERT
+    def form(self, forms: Forms) -> Form:
+        return forms.alert
 
     def __init__(self, topic: str, lake: Lake, folders: Folders, stream_id: str, settings: ArchiveSettings) -> None:
         super().__init__(topic, lake, folders, stream_id)
@@ -206,10 +219,9 @@ class AlertIntake(Intake):
             self.table, max(settings.repeat_window_s, REMEMBER_ALERTS_S), _hashes_of_alerts, folders.index
         )
 
-    def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
-        partition, offset = gathered.partition[decoded.index], gathered.offset[decoded.index]
-        repeat, _ = self._memory.judge(_hashes_of_alerts(decoded.table, partition))
-        return alert_rows(decoded, partition, offset, repeat, self.sealer), int(repeat.sum())
+    def rows(self, table: pa.Table) -> tuple[pa.Table, int]:
+        repeat, _ = self._memory.judge(_hashes_of_alerts(table))
+        return alert_rows(table, repeat, self.tokens), int(repeat.sum())
 
     def remember(self) -> None:
         self._memory.commit()
@@ -218,18 +230,18 @@ class AlertIntake(Intake):
 class RejectIntake(Intake):
     """`rejects.<force>`: kept as they come."""
 
-    form = REJECT
+    def form(self, forms: Forms) -> Form:
+        return forms.reject
 
-    def rows(self, decoded: Decoded, gathered: Gathered) -> tuple[pa.Table, int]:
-        partition, offset = gathered.partition[decoded.index], gathered.offset[decoded.index]
-        return reject_rows(decoded, self.topic, partition, offset, self.sealer), 0
+    def rows(self, table: pa.Table) -> tuple[pa.Table, int]:
+        return reject_rows(table, self.topic), 0
 
 
 class _Memory:
     """A RepeatIndex that is filled from the table when it is first asked, and takes in only what was committed."""
 
     def __init__(
-        self, table: LakeTable, window_s: float, hashes: Callable[[pa.Table, Ints], Hashes], folder: Path | None
+        self, table: LakeTable, window_s: float, hashes: Callable[[pa.Table], Hashes], folder: Path | None
     ) -> None:
         self._table, self._window_s, self._hashes, self._folder = table, window_s, hashes, folder
         self._index: RepeatIndex | None = None
@@ -264,21 +276,21 @@ class _Memory:
                     pc.greater_equal(rows["received_at"].cast(pa.int64()), since_us), pc.invert(rows["repeat"])
                 )
                 kept = pa.table(rows).filter(recent)
-                index.add(self._hashes(kept, np.asarray(kept["partition"], dtype=np.int64)))
+                index.add(self._hashes(kept))
         return index
 
 
-def _hashes_of_reports(table: pa.Table, partition: Ints) -> Hashes:
+def _hashes_of_reports(table: pa.Table) -> Hashes:
     return Hashes(
         np.asarray(pc.fill_null(table["identity"], 0), dtype=np.int64),
         np.asarray(table["content"], dtype=np.int64),
         np.asarray(pc.is_valid(table["identity"])).astype(np.bool_),
-        partition,
+        np.asarray(table["partition"]).astype(np.int64),
         np.asarray(table["received_at"].cast(pa.int64())),
     )
 
 
-def _hashes_of_alerts(table: pa.Table, partition: Ints) -> Hashes:
+def _hashes_of_alerts(table: pa.Table) -> Hashes:
     """An alert is its id: same id, same alert. Few enough to be hashed one by one."""
     identifiers: list[Any] = table["alert_id"].to_pylist()
     ids = [xxhash.xxh3_64_intdigest(each.encode()) for each in identifiers]
@@ -286,7 +298,7 @@ def _hashes_of_alerts(table: pa.Table, partition: Ints) -> Hashes:
         np.array(ids, np.uint64).view(np.int64),
         np.zeros(len(ids), np.int64),
         np.ones(len(ids), np.bool_),
-        partition,
+        np.asarray(table["partition"]).astype(np.int64),
         np.asarray(table["received_at"].cast(pa.int64())),
     )
 
