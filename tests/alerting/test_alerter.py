@@ -23,6 +23,7 @@ from harmonywatch.report.wire import Parsed, parse
 from harmonywatch.settings import AlertingSettings, StreamSettings
 from harmonywatch.stream.contract import Batch, StreamFull, TopicPartition, partition_of
 from harmonywatch.stream.follow import follow
+from harmonywatch.stream.forces import Forces
 from harmonywatch.stream.memory import MemoryStream
 from harmonywatch.stream.sqlite import SqliteStream
 from harmonywatch.telemetry import Telemetry
@@ -202,8 +203,9 @@ def test_alerts_come_through_the_loop_on_the_embedded_stream_whatever_was_read_t
     for _ in range(2):  # the second one has no group, so it begins at the first record again
         stop = threading.Event()
         alerter = Alerter(stream, registry, AlertingSettings(), clock, Telemetry("alerting"))
-        reader = stream.reader(REPORTS)
-        loop = threading.Thread(target=follow, args=(reader, alerter), kwargs={"clock": clock, "stop": stop})
+        forces = Forces(lambda _force, made=alerter: made, clock, Telemetry("alerting"))
+        reader = stream.reader(REPORTS, start=forces.start)
+        loop = threading.Thread(target=follow, args=(reader, forces), kwargs={"clock": clock, "stop": stop})
         loop.start()
         deadline = clock.monotonic() + 10
         while sum(alerter.settled().values()) < 60 and clock.monotonic() < deadline:
