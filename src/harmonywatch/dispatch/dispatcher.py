@@ -31,11 +31,14 @@ from harmonywatch.dispatch.writing import EventKey, PendingEvent
 from harmonywatch.registry.rows import storable
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import EVENTS, AlertRecord, force_of, topic_of
-from harmonywatch.stream.contract import Batch, OutcomeUnknown, Stream, StreamFull, TopicPartition, partition_of
+from harmonywatch.stream.contract import WHOLE_STREAM, Batch, Stream, StreamError, TopicPartition, partition_of
 from harmonywatch.stream.lag import tell_lag
 from harmonywatch.telemetry import Telemetry
 
 HOUSEKEEPING_INTERVAL_S = 1.0
+OUTBOX_PAUSE_S = 1.0
+"""Events that the stream did not take are tried again after this."""
+
 
 PLACES, WATCHER_ID_LENGTH_MAX = 2**31, 640
 """More than a report can hold, and all that fits PostgreSQL: its integers, and 2,704 bytes of a key with four a letter."""
@@ -94,7 +97,7 @@ class Dispatcher:
         self._settled: dict[TopicPartition, int] = {}
         self._published: list[EventKey] = []
         self._partitions: dict[str, int] = {}
-        self._housekeeping_due = self._clock.monotonic()
+        self._housekeeping_due = self._outbox_rests_s = self._clock.monotonic()
 
     def start(self, topic: str, partition: int) -> int | None:
         """The store's position: read anew, because another worker may have gone on."""
@@ -109,9 +112,9 @@ class Dispatcher:
         self._roster.refresh()
         if batches:
             self._record(batches)
-        if forces := self._office.take_pending(self._forces):
-            self._sweep_outbox(forces)
         monotonic = self._clock.monotonic()
+        if monotonic >= self._outbox_rests_s and (forces := self._office.take_pending(self._forces)):
+            self._sweep_outbox(forces)
         if monotonic >= self._housekeeping_due:
             self._keep_house(batches)
             self._housekeeping_due = monotonic + HOUSEKEEPING_INTERVAL_S
@@ -189,9 +192,12 @@ class Dispatcher:
                 records.setdefault(partition, []).append(event.body)
             try:
                 self._stream.append(topic, records)
-            except (StreamFull, OutcomeUnknown) as error:
+            except WHOLE_STREAM:
+                raise
+            except StreamError as error:  # the incidents stand, and the channels are told: the rest waits in the outbox
                 _LOG.warning("events kept for later", force=force, events=len(theirs), reason=str(error))
                 self._telemetry.failed.labels("events-append").inc()
+                self._outbox_rests_s = self._clock.monotonic() + OUTBOX_PAUSE_S
                 continue
             self._published += [event.key for event in theirs]
 
