@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from harmonywatch.clock import SystemClock, from_wire, to_wire
 from harmonywatch.registry.contract import PARTITIONS_DEFAULT, AlreadyExists, Force, RegistryError, SchemaTooNew
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
-from harmonywatch.service import places
+from harmonywatch.service import places, service_of
 from harmonywatch.settings import BadSettings, Settings, load
 from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
 
@@ -84,6 +84,11 @@ def expected_errors() -> tuple[type[Exception], ...]:
 # --- the spine ---------------------------------------------------------------------------------------------------------
 
 
+def is_embedded(settings: Settings) -> bool:
+    """Whether the stream lives in this machine's processes: one worker a group, no broker that shares partitions out."""
+    return settings.stream_url.partition(":")[0] in ("sqlite", "memory")
+
+
 def open_stream(settings: Settings) -> Stream:
     """The stream behind `stream.url`. Raises BadSettings, StreamError."""
     scheme, _, rest = settings.stream_url.partition(":")
@@ -91,11 +96,18 @@ def open_stream(settings: Settings) -> Stream:
         from harmonywatch.stream.sqlite import SqliteStream
 
         return SqliteStream(Path(rest), settings.stream, CLOCK)
+    if scheme == "kafka":
+        from harmonywatch.stream.kafka.address import parse
+        from harmonywatch.stream.kafka.stream import KafkaStream
+
+        return KafkaStream(parse(settings.stream_url, settings.stream.client_file, os.environ), settings.stream)
     if scheme == "memory":
         from harmonywatch.stream.memory import MemoryStream
 
         return MemoryStream()
-    raise BadSettings(f"stream.url {settings.stream_url!r}: this version knows sqlite:DIR and memory:")
+    raise BadSettings(
+        f"stream.url {settings.stream_url!r}: this version knows sqlite:DIR, kafka://HOST:PORT and memory:"
+    )
 
 
 def open_broker(settings: Settings) -> Broker:
@@ -506,7 +518,7 @@ def moment(text: str | None) -> datetime | None:
 
 def gateway_url(settings: Settings) -> str:
     """Where this folder's gateway listens now, else where its settings say."""
-    note = places(settings.folder).get("gateway", {})
+    note = next((note for name, note in places(settings.folder).items() if service_of(name) == "gateway"), {})
     door = settings.gateway
     scheme = "https" if note.get("tls", bool(door.tls_cert)) else "http"
     return f"{scheme}://{address(note.get('host', door.host), note.get('port', door.port))}"
@@ -530,16 +542,18 @@ def target(text: str, url: str, ca: str | None) -> Target:
 
 
 def health_of_services(settings: Settings, timeout_s: float = 2.0, besides: str = "") -> dict[str, Health]:
-    """By service: how it is, asked at its own operations port."""
-    from harmonywatch.ops import Health
+    """By service, or copy of one: how it is, asked at its own operations port."""
+    from harmonywatch.ops import NOT_RUNNING, Health
     from harmonywatch.supervisor import services_of
 
-    found = places(settings.folder)
-    return {
-        service: _health_at(found[service], timeout_s) if service in found else Health("not running", [])
-        for service in services_of(bool(settings.mqtt.url))
-        if service != besides
-    }
+    found: dict[str, Health] = {}
+    notes = places(settings.folder)
+    for service in services_of(bool(settings.mqtt.url)):
+        if service != besides:
+            copies = [name for name in notes if service_of(name) == service]
+            found |= {name: _health_at(notes[name], timeout_s) for name in copies}
+            found |= {} if copies else {service: Health(NOT_RUNNING, [])}
+    return found
 
 
 def _health_at(note: dict[str, Any], timeout_s: float) -> Health:

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from harmonywatch.settings import BadSettings
+from harmonywatch.settings import BadSettings, OpsSettings
 
 if TYPE_CHECKING:  # who asks a service how it is has no metrics of its own
     from harmonywatch.telemetry import Telemetry
@@ -30,6 +30,9 @@ Readiness = Callable[[], list[str]]
 OPS_PATHS = ("/healthz", "/readyz", "/metrics")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_TIMEOUT_S = 5.0
+
+
+NOT_RUNNING = "not running"
 
 
 class Health(NamedTuple):
@@ -60,7 +63,11 @@ def answer_ops(path: str, telemetry: Telemetry, readiness: Readiness, degraded: 
     if path == "/readyz":
         reasons, partly = readiness(), degraded()
         status = "not ready" if reasons else "degraded" if partly else "ready"
-        members: dict[str, object] = {"status": status, "service": telemetry.service, "reasons": reasons + partly}
+        members: dict[str, object] = {
+            "status": status,
+            "service": telemetry.service,
+            "reasons": list(dict.fromkeys(reasons + partly)),
+        }
         return _json(503 if reasons else 200, members)
     if path == "/metrics":
         return OpsAnswer(200, METRICS_TYPE, telemetry.exposition())
@@ -71,18 +78,28 @@ def _json(status: int, members: dict[str, object]) -> OpsAnswer:
     return OpsAnswer(status, "application/json", json.dumps(members).encode())
 
 
-class OpsServer:
-    """The three pages on the loopback, from a thread."""
+ANYWHERE = OpsSettings()
+"""A free port of the loopback."""
 
-    def __init__(self, telemetry: Telemetry, readiness: Readiness, degraded: Readiness = list, port: int = 0) -> None:
+
+class OpsServer:
+    """The three pages, from a thread."""
+
+    def __init__(
+        self, telemetry: Telemetry, readiness: Readiness, degraded: Readiness = list, place: OpsSettings = ANYWHERE
+    ) -> None:
         self._answer = partial(answer_ops, telemetry=telemetry, readiness=readiness, degraded=degraded)
-        self._port = port
+        self._place = place
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Listen; returns the bound port. Raises OSError if the port is taken."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self._answer))
+        """Listen; returns the bound port. Raises BadSettings if the port is taken."""
+        at = (self._place.host, self._place.port)
+        try:
+            self._server = ThreadingHTTPServer(at, _handler(self._answer))
+        except OSError as error:
+            raise BadSettings(f"ops: cannot listen on {at[0]}:{at[1]}: {error}; ops.port = 0 takes any") from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
         self._thread.start()

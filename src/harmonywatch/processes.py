@@ -21,10 +21,20 @@ import structlog
 
 from harmonywatch import assemble
 from harmonywatch.clock import micros
-from harmonywatch.ops import DoorSettings, OpsServer
+from harmonywatch.ops import NOT_RUNNING, DoorSettings, OpsServer
 from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, force_of, topic_of
-from harmonywatch.service import EXIT_BROKEN, EXIT_BUG, EXIT_OPERATOR, Stop, note_place, stop_on_signals
-from harmonywatch.settings import Settings
+from harmonywatch.service import (
+    EXIT_BROKEN,
+    EXIT_BUG,
+    EXIT_OPERATOR,
+    AlreadyRunning,
+    Stop,
+    claim,
+    note_place,
+    service_of,
+    stop_on_signals,
+)
+from harmonywatch.settings import BadSettings, Settings
 from harmonywatch.stream.contract import (
     PositionLost,
     Stream,
@@ -52,14 +62,15 @@ FLUSH_BYTES_LEAST = 8 << 20
 Topics = str | tuple[str, ...]
 
 
-def run(service: str, settings: Settings) -> int:
-    """Run one service until SIGTERM; its exit code."""
-    configure_logging(service, settings.log_level)
+def run(name: str, settings: Settings) -> int:
+    """Run one service until SIGTERM; its exit code. `name`: of the service, or of one of its copies (`archive:2`)."""
+    configure_logging(name, settings.log_level)
     log = structlog.get_logger()
     stop = stop_on_signals()
     sys.setswitchinterval(SWITCH_S)
     try:
-        RUN[service](settings, stop)
+        claim(settings.folder, name)
+        RUN[service_of(name)](_as_copy(name, settings), stop, name)
     except Exception as error:
         if is_operators(error):
             log.error("the operator must act", reason=str(error), kind=type(error).__name__)
@@ -70,12 +81,23 @@ def run(service: str, settings: Settings) -> int:
     return 0
 
 
+def _as_copy(name: str, settings: Settings) -> Settings:
+    """The settings of one of several copies: they share the partitions of Kafka's topics, and the gateway's port.
+    Raises BadSettings."""
+    service = service_of(name)
+    if name == service:
+        return settings
+    if assemble.is_embedded(settings) and service in ("alerting", "dispatch", "archive"):
+        raise BadSettings(f"{name}: the embedded stream has one {service}; copies need stream.url = kafka://...")
+    return replace(settings, gateway=replace(settings.gateway, shared_port=True))
+
+
 def is_operators(error: Exception) -> bool:
     """Whether it stays so until the operator acts."""
-    return isinstance(error, (StreamReset, PositionLost, TopicDamaged, *assemble.operator_errors()))
+    return isinstance(error, (AlreadyRunning, StreamReset, PositionLost, TopicDamaged, *assemble.operator_errors()))
 
 
-def _gateway(settings: Settings, stop: Stop) -> None:
+def _gateway(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.gateway.server import GatewayParts, serve_gateway
     from harmonywatch.registry.keyring import KeyringCache
     from harmonywatch.report.schema import json_schema
@@ -98,7 +120,7 @@ def _gateway(settings: Settings, stop: Stop) -> None:
     )
 
     def bound(port: int) -> None:
-        _note_door(settings, "gateway", settings.gateway, port)
+        _note_door(settings, name, settings.gateway, port)
 
     try:
         _serve(lambda asked: serve_gateway(parts, asked, bound), stop)
@@ -108,7 +130,7 @@ def _gateway(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
-def _mqtt(settings: Settings, stop: Stop) -> None:
+def _mqtt(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.gateway.mqtt import MqttParts, MqttService
 
     broker, telemetry = assemble.open_broker(settings), Telemetry("mqtt")
@@ -127,9 +149,9 @@ def _mqtt(settings: Settings, stop: Stop) -> None:
             lines_max=settings.gateway.request_lines_max,
         )
     )
-    ops = OpsServer(telemetry, service.reasons)
+    ops = OpsServer(telemetry, service.reasons, service.degraded, settings.ops)
     try:
-        note_place(settings.folder, "mqtt", ops_port=ops.start())
+        note_place(settings.folder, name, ops_port=ops.start())
         _serve(service.run, stop)
     finally:
         ops.close()
@@ -137,7 +159,7 @@ def _mqtt(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
-def _alerting(settings: Settings, stop: Stop) -> None:
+def _alerting(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.alerting.alerter import Alerter
     from harmonywatch.registry.remembered import RememberedRules
 
@@ -146,7 +168,7 @@ def _alerting(settings: Settings, stop: Stop) -> None:
     rules = RememberedRules(door, assemble.CLOCK)
     rules.start()
     try:
-        Follower(settings, stream, telemetry, stop).run(
+        Follower(settings, stream, telemetry, stop, name).run(
             lambda _force: Alerter(stream, rules, settings.alerting, assemble.CLOCK, telemetry),
             "alerting",
             REPORTS,
@@ -158,7 +180,7 @@ def _alerting(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
-def _dispatch(settings: Settings, stop: Stop) -> None:
+def _dispatch(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
     from harmonywatch.dispatch.notify import Notifier, NotifierParts
     from harmonywatch.registry.remembered import RememberedDesk
@@ -173,7 +195,7 @@ def _dispatch(settings: Settings, stop: Stop) -> None:
     notifier.start()
     parts = DispatchParts(store, stream, desk, assemble.CLOCK, telemetry, notifier.wake)
     try:
-        Follower(settings, stream, telemetry, stop).run(
+        Follower(settings, stream, telemetry, stop, name).run(
             lambda _force: Dispatcher(parts),
             "dispatch",
             ALERTS,
@@ -187,7 +209,7 @@ def _dispatch(settings: Settings, stop: Stop) -> None:
         registry.close()
 
 
-def _archive(settings: Settings, stop: Stop) -> None:
+def _archive(settings: Settings, stop: Stop, name: str) -> None:
     give_way(settings.archive.nice)  # before its libraries load: they count their threads only once
 
     from harmonywatch.archive.archiver import Archiver
@@ -210,20 +232,20 @@ def _archive(settings: Settings, stop: Stop) -> None:
         structlog.get_logger().warning("compaction failed, the next round tries again", reason=str(error))
 
     upkeep = Upkeep(stream, telemetry)
-    for name, work, interval_s in (
+    for task, work, interval_s in (
         ("compact", lambda: keep_compact(lake, forces, settings.archive, stop.event, failed), UPKEEP_S),
         ("upkeep", upkeep.tend, UPKEEP_S),
     ):
-        threading.Thread(target=keep, args=(work, stop, telemetry, interval_s), name=name, daemon=True).start()
+        threading.Thread(target=keep, args=(work, stop, telemetry, interval_s), name=task, daemon=True).start()
     try:
-        Follower(settings, stream, telemetry, stop).run(
+        Follower(settings, stream, telemetry, stop, name).run(
             archiver, "archive", DURABLE_GROUPS["archive"], linger_s=ARCHIVE_LINGER_S
         )
     finally:
         stream.close()
 
 
-def _console(settings: Settings, stop: Stop) -> None:
+def _console(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.console.server import ConsoleParts, serve_console
     from harmonywatch.registry.keyring import KeyringCache
 
@@ -242,7 +264,7 @@ def _console(settings: Settings, stop: Stop) -> None:
     )
 
     def bound(port: int) -> None:
-        _note_door(settings, "console", settings.console, port)
+        _note_door(settings, name, settings.console, port)
 
     try:
         _serve(lambda asked: serve_console(parts, asked, bound), stop)
@@ -252,14 +274,16 @@ def _console(settings: Settings, stop: Stop) -> None:
         stream.close()
 
 
-def _note_door(settings: Settings, service: str, door: DoorSettings, port: int) -> None:
-    note_place(settings.folder, service, host=door.host, port=port, ops_port=port, tls=bool(door.tls_cert))
+def _note_door(settings: Settings, name: str, door: DoorSettings, port: int) -> None:
+    note_place(settings.folder, name, host=door.host, port=port, ops_port=port, tls=bool(door.tls_cert))
     structlog.get_logger().info("listening", host=door.host, port=port)
 
 
 def _hindrances(settings: Settings) -> dict[str, list[str]]:
     """By service, but the console: why it does nothing. One that works for some forces only is not hindered."""
     found = assemble.health_of_services(settings, besides="console")
+    if not assemble.is_embedded(settings):  # the others may run on another host
+        found = {name: health for name, health in found.items() if health.status != NOT_RUNNING}
     return {name: [] if health.works else health.reasons or [health.status] for name, health in found.items()}
 
 
@@ -304,8 +328,8 @@ class Upkeep:
 class Follower:
     """Handlers following the stream, one a force, with their operations port beside them."""
 
-    def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry, stop: Stop) -> None:
-        self._settings, self._stream, self._telemetry, self._stop = settings, stream, telemetry, stop
+    def __init__(self, settings: Settings, stream: Stream, telemetry: Telemetry, stop: Stop, name: str) -> None:
+        self._settings, self._stream, self._telemetry, self._stop, self._name = settings, stream, telemetry, stop, name
 
     def run(
         self,
@@ -323,10 +347,10 @@ class Follower:
         def reasons() -> list[str]:
             return ready() + (["every force is aside"] if forces.all_aside() else [])
 
-        ops = OpsServer(self._telemetry, reasons, forces.degraded)
+        ops = OpsServer(self._telemetry, reasons, forces.degraded, self._settings.ops)
         try:
             reader = self._stream.reader(topics, group=group, start=forces.start)
-            note_place(self._settings.folder, self._telemetry.service, ops_port=ops.start())
+            note_place(self._settings.folder, self._name, ops_port=ops.start())
             structlog.get_logger().info("following", topics=topics)
             follow(
                 reader,
@@ -397,7 +421,7 @@ def _wake(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
     loop.call_soon_threadsafe(asked.set)
 
 
-RUN: dict[str, Callable[[Settings, Stop], None]] = {
+RUN: dict[str, Callable[[Settings, Stop, str], None]] = {
     "gateway": _gateway,
     "mqtt": _mqtt,
     "alerting": _alerting,

@@ -20,6 +20,30 @@ from typing import IO, Any
 EXIT_BUG, EXIT_BROKEN, EXIT_OPERATOR = 1, 3, 4
 
 
+class AlreadyRunning(Exception):
+    """Another process is this service of this folder."""
+
+
+def service_of(name: str) -> str:
+    """The service that a process is: `archive` for the copies `archive:1` and `archive:2` too."""
+    return name.partition(":")[0]
+
+
+def claim(folder: Path, name: str) -> None:
+    """Be the one process of this name on the folder, until it ends. Raises AlreadyRunning.
+
+    Two processes that follow the embedded stream as the same group would each do all of the work.
+    """
+    place = folder / "run"
+    place.mkdir(parents=True, exist_ok=True)
+    held = os.open(place / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)  # stays open: its end is the end of the lock
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise AlreadyRunning(f"{name} runs on {folder} already; stop it, or give another --data") from None
+
+
 class Stop:
     """One wish to stop, for threads (`event`) and, by `on_stop`, for event loops."""
 
@@ -64,22 +88,22 @@ def _watch_parent(stop: Stop) -> None:
             return
 
 
-def note_place(folder: Path, service: str, **facts: Any) -> None:
-    """Write DATA/run/SERVICE.json, whole or not at all: where a service of this folder can be asked how it is.
+def note_place(folder: Path, name: str, **facts: Any) -> None:
+    """Write DATA/run/NAME.json, whole or not at all: where a service of this folder can be asked how it is.
 
     The note is locked while this process lives, so that it is never believed after its death: a pid comes again.
     """
     place = folder / "run"
     place.mkdir(parents=True, exist_ok=True)
-    draft = place / f"{service}.{os.getpid()}.draft"
+    draft = place / f"{name}.{os.getpid()}.draft"
     note = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)  # stays open: its end is the end of the lock
-    os.write(note, json.dumps({"service": service, "pid": os.getpid(), **facts}).encode())
+    os.write(note, json.dumps({"service": name, "pid": os.getpid(), **facts}).encode())
     fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    draft.rename(place / f"{service}.json")
+    draft.rename(place / f"{name}.json")
 
 
 def places(folder: Path) -> dict[str, dict[str, Any]]:
-    """The notes of a folder's services, by service; notes of processes that are gone are left out."""
+    """The notes of a folder's services, by name; notes of processes that are gone are left out."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / "run").glob("*.json")):
         try:

@@ -77,6 +77,9 @@ class GatewaySettings(Branch):
     tls_cert: str = Field(default="", description="PEM file of the certificate chain")
     tls_key: str = Field(default="", description="PEM file of the certificate's key")
     behind_proxy: bool = Field(default=False, description="a proxy in front terminates TLS")
+    shared_port: bool = Field(
+        default=False, description="several gateways of this host listen on one port, which shares connections out"
+    )
     request_bytes_max: int = Field(default=16 << 20, description="limit of a request's body after decompression, bytes")
     request_lines_max: int = Field(default=10_000, description="limit of lines in an NDJSON request")
     pending_bytes_max: int = Field(
@@ -104,6 +107,13 @@ class MqttSettings(Branch):
     in_flight_max: int = Field(
         default=256, ge=1, le=65535, description="messages of a force not yet acknowledged, at most"
     )
+
+
+class OpsSettings(Branch):
+    """Health and metrics of the services without a door of their own; the pages hold no secret and no citizen."""
+
+    host: str = Field(default="127.0.0.1", description="address of /healthz, /readyz and /metrics")
+    port: int = Field(default=0, ge=0, le=65535, description="0 = any free port")
 
 
 class ConsoleSettings(Branch):
@@ -165,7 +175,8 @@ class AnalysisSettings(Branch):
     threads: int = Field(default=2, ge=1, description="threads of a query")
     nice: int = Field(default=10, ge=0, le=19, description="priority given up to the alert path")
     spark_properties: str = Field(
-        default="", description="Spark's properties file: master, archives, credentials (default: Spark on this machine)"
+        default="",
+        description="Spark's properties file: master, archives, credentials (default: Spark on this machine)",
     )
 
 
@@ -183,6 +194,7 @@ class Settings(Branch):
     gateway: GatewaySettings = GatewaySettings()
     mqtt: MqttSettings = MqttSettings()
     console: ConsoleSettings = ConsoleSettings()
+    ops: OpsSettings = OpsSettings()
     alerting: AlertingSettings = AlertingSettings()
     dispatch: DispatchSettings = DispatchSettings()
     archive: ArchiveSettings = ArchiveSettings()

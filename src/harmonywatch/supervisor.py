@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from harmonywatch.service import service_of
+
 SERVICES = ("gateway", "alerting", "dispatch", "console", "archive")
 """In the order of their start: what answers first comes first, what may wait last."""
 
@@ -38,6 +40,15 @@ STOP_S = 18.0
 def services_of(mqtt: bool) -> tuple[str, ...]:
     """The services of a folder, in the order of their start. `mqtt`: whether its settings name a broker."""
     return (*SERVICES, MQTT) if mqtt else SERVICES
+
+
+def copies_of(services: Sequence[str], copies: Mapping[str, int]) -> tuple[str, ...]:
+    """The names of the processes: `archive:1` and `archive:2` for a service of two copies, `console` for one of one."""
+    names: list[str] = []
+    for service in services:
+        count = copies.get(service, 1)
+        names += [service] if count == 1 else [f"{service}:{copy}" for copy in range(1, count + 1)]
+    return tuple(names)
 
 
 class AlreadyUp(Exception):
@@ -75,7 +86,8 @@ class _Child:
 class Supervisor:
     """Starts the services of a data folder and keeps them up until `stop` is set.
 
-    `arguments`: what follows `harmonywatch run SERVICE`; `logs`: a folder for their logs, or None = our own stderr.
+    `services`: names of their processes (`copies_of`); `arguments`: what follows `harmonywatch run NAME`; `logs`: a folder
+    for their logs, or None = our own stderr.
     """
 
     folder: Path
@@ -162,7 +174,8 @@ class Supervisor:
     def _stop_all(self) -> None:
         """The doors close first and answer what they have; then the others finish what is on the stream."""
         deadline = time.monotonic() + STOP_S
-        for batch in (DOORS, [service for service in self._children if service not in DOORS]):
+        doors = [name for name in self._children if service_of(name) in DOORS]
+        for batch in (doors, [name for name in self._children if name not in doors]):
             running = [p for name in batch if name in self._children and (p := self._children[name].process)]
             for process in running:
                 with contextlib.suppress(ProcessLookupError):

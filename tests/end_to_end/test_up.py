@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,41 @@ def test_stopping_under_load_answers_what_it_took(folder_system: System) -> None
     row = system.wait_archived("north", 50)
     assert row["accepted"] == row["stored"] == 50
     system.stop()
+
+
+def test_two_gateways_share_a_port_and_everything_is_stored_once(tmp_path: Path) -> None:
+    with made(tmp_path / "data", options=("--copies", "gateway=2")) as system:
+        key = system.add_force("north")
+        system.start()
+        assert {"gateway:1", "gateway:2"} < system.services().keys()
+        statuses = [system.post(key, report("w", sequence=number)).status for number in range(60)]
+        assert statuses == [202] * 60
+        row = system.wait_archived("north", 60)
+        assert (row["accepted"], row["stored"]) == (60, 60)
+        took_part = [name for name in ("gateway:1", "gateway:2") if f'"service": "{name}"' in system.log_end(1 << 20)]
+        assert took_part == ["gateway:1", "gateway:2"]
+        system.kill("gateway:1")
+        assert system.post(key, report("w", sequence=100)).status == 202, "the other one holds the port"
+        system.stop()
+
+
+@pytest.mark.parametrize("service", ["gateway", "archive"])
+def test_a_second_process_of_a_service_is_refused(system: System, service: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harmonywatch", "run", service, "--data", str(system.folder)],
+        capture_output=True, text=True, timeout=20, env=clean_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "already" in done.stderr and str(system.folder) in done.stderr
+
+
+def test_the_embedded_stream_has_one_worker_of_a_group(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harmonywatch", "run", "archive:2", "--data", str(tmp_path)],
+        capture_output=True, text=True, timeout=20, env=clean_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "kafka://" in done.stderr
 
 
 def test_a_second_up_on_the_same_folder_is_refused(system: System) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harmonywatch.cli.frame import NotDone, Shell, common
-from harmonywatch.supervisor import AlreadyUp, Supervisor, services_of
+from harmonywatch.supervisor import AlreadyUp, Supervisor, copies_of, services_of
 
 DOORS = (
     ("--gateway-port", "gateway.port", int, "Port for watchers (default 8470; 0 = any)."),
@@ -16,6 +16,9 @@ DOORS = (
     ("--gateway-host", "gateway.host", str, "Address for watchers (default 127.0.0.1)."),
     ("--console-host", "console.host", str, "Address for officers (default 127.0.0.1)."),
 )
+
+
+COPIES_MAX = 64
 
 
 def doors(command: Any) -> Any:
@@ -37,16 +40,52 @@ def flags_of(options: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
+class Copies(click.ParamType[dict[str, int]]):
+    """`gateway=2,archive=2` as a mapping."""
+
+    name = "copies"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in value.split(",") if value else ():
+            service, _, count = part.partition("=")
+            if service not in services_of(mqtt=True) or not count.isdecimal() or not 1 <= int(count) <= COPIES_MAX:
+                self.fail(f"{part!r} is not SERVICE=COUNT, of {', '.join(services_of(mqtt=True))}", param, ctx)
+            found[service] = int(count)
+        return found
+
+
+class ServiceName(click.ParamType[str]):
+    """A service, or one of its copies: `archive`, `archive:2`."""
+
+    name = "service"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        service, colon, copy = str(value).partition(":")
+        if service not in services_of(mqtt=True) or bool(colon) != (copy.isdecimal() and copy != "0"):
+            self.fail(
+                f"{value!r} is none of {', '.join(services_of(mqtt=True))}, nor a copy like archive:2", param, ctx
+            )
+        return str(value)
+
+
+copies_option = click.option(
+    "--copies", type=Copies(), default="", metavar="SERVICE=COUNT,...", help="Several processes of a service, on Kafka."
+)
+
+
 @click.command()
 @doors
+@copies_option
 @common
-def up(shell: Shell, **options: Any) -> None:
+def up(shell: Shell, copies: dict[str, int], **options: Any) -> None:
     """Run every service of a data folder, each a child process that is started again when it crashes.
 
     A new folder is set up by itself. SIGTERM or Ctrl-C stops everything within 20 seconds, losing nothing.
 
     \b
     harmonywatch up
+    harmonywatch up --copies gateway=2,archive=2     with stream.url = kafka://...
     harmonywatch up --data /srv/harmony --gateway-port 8470 --tls-cert cert.pem --tls-key key.pem --gateway-host 0.0.0.0
     """
     from harmonywatch import assemble
@@ -59,8 +98,8 @@ def up(shell: Shell, **options: Any) -> None:
     stop = stop_on_signals()
     assemble.prepare(settings)
     try:
-        services = services_of(bool(settings.mqtt.url))
-        Supervisor(settings.folder, child_arguments(settings, options), services=services).run(stop.event)
+        names = copies_of(services_of(bool(settings.mqtt.url)), copies)
+        Supervisor(settings.folder, child_arguments(settings, options), services=names).run(stop.event)
     except AlreadyUp as error:
         raise NotDone(str(error)) from None
 
@@ -78,14 +117,18 @@ def child_arguments(settings: Any, options: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("service", type=click.Choice(services_of(mqtt=True)))
+@click.argument("service", type=ServiceName())
 @doors
 @common
 def run(shell: Shell, service: str, **options: Any) -> None:
-    """Run one service in this process until SIGTERM.
+    """Run one service in this process until SIGTERM: gateway, alerting, dispatch, console, archive or mqtt.
+
+    On Kafka as many copies of it may run as its topics have partitions, here or on other hosts; those of one folder are
+    told apart by a number. Each refuses to run twice.
 
     \b
     harmonywatch run gateway --gateway-port 8470
+    harmonywatch run archive:2
     """
     from harmonywatch.processes import run as run_service
 

@@ -84,7 +84,7 @@ async def _listen(
     settings: GatewaySettings, protocol: Callable[[], Connection], tls: ssl.SSLContext | None
 ) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    options: dict[str, Any] = {"backlog": BACKLOG}
+    options: dict[str, Any] = {"backlog": BACKLOG, "reuse_port": settings.shared_port}
     if tls is not None:
         options |= {"ssl": tls, "ssl_handshake_timeout": HEADERS_S}
     try:
