@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,11 @@ def test_the_charts_probes_are_pages_that_exist() -> None:
 
 
 def test_version_and_image_are_one() -> None:
-    from harmonywatch import __version__
-
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert chart["version"] == chart["appVersion"] == values["image"]["tag"] == __version__
-    assert {COMPOSE["services"][service]["image"] for service in OURS} == {f"harmonywatch:{__version__}"}
+    assert chart["version"] == chart["appVersion"] == values["image"]["tag"] == version
+    assert {COMPOSE["services"][service]["image"] for service in OURS} == {f"harmonywatch:{version}"}
 
 
 def test_every_service_has_copies_and_resources() -> None:
