@@ -19,6 +19,7 @@ from harmonywatch import ops
 from harmonywatch.clock import Clock, from_wire
 from harmonywatch.console import pages
 from harmonywatch.console.access import Asker, asker
+from harmonywatch.console.guard import Patience
 from harmonywatch.console.hub import Client, Hub, LiveTerms
 from harmonywatch.console.live import LiveStream, Wish
 from harmonywatch.console.positions import NotAnId, read_id
@@ -55,6 +56,7 @@ class ConsoleParts:
     incidents: Page
     health: Health
     live: LiveTerms = field(default_factory=LiveTerms)
+    patience: Patience = field(default_factory=Patience)
 
 
 _bearer = HTTPBearer(auto_error=False, description="the key of an officer, as `officer add` printed it")

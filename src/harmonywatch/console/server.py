@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import structlog
 import uvicorn
 
 from harmonywatch.console.app import ConsoleParts, make_app
+from harmonywatch.console.guard import GuardedProtocol
 from harmonywatch.console.hub import STOPPING, Hub
 from harmonywatch.ops import tls_of
 from harmonywatch.settings import BadSettings, ConsoleSettings
@@ -24,7 +26,7 @@ from harmonywatch.settings import BadSettings, ConsoleSettings
 GRACE_S = 3
 BACKLOG = 1024
 UNTAKEN_MS = 30_000
-"""A client that takes nothing for so long is cut by the kernel, or a stalled one would keep its buffers for ever."""
+"""A client that acknowledges nothing for so long is cut by the kernel: less may wait for it than `guard` looks at."""
 
 __all__ = ["ConsoleParts", "serve_console"]
 
@@ -68,7 +70,7 @@ def _config(parts: ConsoleParts, hub: Hub) -> uvicorn.Config:
     return uvicorn.Config(
         make_app(parts, hub),
         loop="none",
-        http="httptools",
+        http=cast("type[Any]", partial(GuardedProtocol, patience=parts.patience)),
         ws="none",
         lifespan="off",
         interface="asgi3",
