@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -62,6 +62,9 @@ class Members:
         if self.busy:
             raise RegistryBusy("registry")
         return self.keys.get(key)
+
+    def find_all(self, keys: Iterable[str]) -> dict[str, KeyInfo | None]:
+        return {key: self.find(key) for key in keys}
 
     def known_watchers(self, force: str) -> set[str]:
         if force not in self.watchers:
@@ -264,20 +267,21 @@ def report(watcher_id: str = "W-1", **more: Any) -> bytes:
 
 
 class HeldStream:
-    """A stream whose appends wait for `release`, or raise what `fails` holds. Counts them."""
+    """A stream whose appends wait for `release`, or raise what `fails` holds, or `fails_in` for the topic. Counts them."""
 
     def __init__(self, inner: Stream) -> None:
         self._inner = inner
         self.release = threading.Event()
         self.release.set()
         self.fails: BaseException | None = None
+        self.fails_in: dict[str, BaseException] = {}
         self.appends: list[tuple[str, int]] = []
 
     def append(self, topic: str, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
         self.appends.append((topic, sum(len(values) for values in records.values())))
         assert self.release.wait(WAIT_S)
-        if self.fails is not None:
-            raise self.fails
+        if (error := self.fails or self.fails_in.get(topic)) is not None:
+            raise error
         return self._inner.append(topic, records)
 
     def __getattr__(self, name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from gateway_rig import WAIT_S, Gateway, HeldStream, Members, eventually, headers_of, report, request
 
 from harmonywatch.settings import GatewaySettings
-from harmonywatch.stream.contract import OutcomeUnknown, StreamBroken, StreamFull
+from harmonywatch.stream.contract import OutcomeUnknown, StreamBroken, StreamFull, TopicDamaged
 from harmonywatch.stream.memory import MemoryStream
 
 
@@ -87,16 +87,72 @@ def test_an_unknown_outcome_is_503_and_the_sender_may_repeat(held: HeldStream, h
     assert held_door.send(report()).status == 202
 
 
-@pytest.mark.parametrize("error", [StreamBroken("fsync failed"), RuntimeError("nobody expected this")])
-def test_a_broken_stream_answers_all_who_wait_and_stops_the_service(members: Members, error: Exception) -> None:
+@pytest.mark.parametrize("error", [TopicDamaged("reports.north", "flipped"), RuntimeError("nobody expected this")])
+def test_one_forces_trouble_is_503_for_it_and_stops_nothing(
+    held: HeldStream, held_door: Gateway, error: Exception
+) -> None:
+    assert {held_door.send(report(), key).status for key in ("relay", "south-relay")} == {202}
+    held.fails_in["reports.north"] = error
+    answer = held_door.send(report())
+    assert answer.status == 503 and int(answer.headers["retry-after"]) >= 1 and "flipped" not in answer.json["detail"]
+    assert held_door.send(report(), "south-relay").status == 202
+    ready = held_door.ask("GET", "/readyz")
+    assert (ready.status, ready.json["status"]) == (200, "degraded") and "reports.north" in ready.json["reasons"][0]
+    held.fails_in.clear()
+    eventually(lambda: held_door.send(report()).status == 202)  # a damaged topic is tried once a second
+    assert held_door.ask("GET", "/readyz").json["status"] == "ready"
+    assert len(held_door.reports()) == 2
+
+
+def test_a_damaged_topic_is_not_opened_anew_for_every_request(held: HeldStream, held_door: Gateway) -> None:
+    held.fails_in["reports.north"] = TopicDamaged("reports.north", "flipped")
+    assert {held_door.send(report()).json["code"] for _ in range(20)} == {"topic-damaged"}
+    assert len(held.appends) < 10
+
+
+def test_trouble_of_every_force_is_not_ready(held: HeldStream, held_door: Gateway) -> None:
+    assert {held_door.send(report(), key).status for key in ("relay", "south-relay")} == {202}
+    held.fails = StreamFull("the disk is full")
+    assert {held_door.send(report(), key).status for key in ("relay", "south-relay")} == {503}
+    ready = held_door.ask("GET", "/readyz")
+    assert ready.status == 503 and len(ready.json["reasons"]) == 2
+
+
+@pytest.mark.parametrize("error", [StreamFull("rejects.north is at its limit"), TopicDamaged("rejects.north", "x")])
+def test_rejects_that_cannot_be_kept_do_not_hinder_reports(
+    held: HeldStream, held_door: Gateway, error: Exception
+) -> None:
+    held.fails_in["rejects.north"] = error
+    answer = held_door.send(report() + b"\nbad\n" + report("W-2"), media="application/x-ndjson")
+    assert (answer.status, answer.json["accepted"]) == (200, 2)
+    assert [refused["line"] for refused in answer.json["rejected"]] == [2]
+    assert len(held_door.reports()) == 2
+    alone = held_door.send(b"bad")
+    assert (alone.status, alone.json["code"]) == (400, "not-json") and "reject_id" not in alone.json
+    assert held_door.metric("failed_total", kind="reject-lost") == 2
+    ready = held_door.ask("GET", "/readyz")
+    assert (ready.status, ready.json["status"]) == (200, "degraded")
+    held.fails_in.clear()
+    eventually(lambda: "reject_id" in held_door.send(b"bad").json)
+
+
+def test_reports_that_cannot_be_kept_are_503_though_their_rejects_are(held: HeldStream, held_door: Gateway) -> None:
+    held.fails_in["reports.north"] = StreamFull("full")
+    answer = held_door.send(report() + b"\nbad\n", media="application/x-ndjson")
+    assert (answer.status, answer.json["code"]) == (503, "stream-full")
+
+
+@pytest.mark.parametrize("topic", ["reports.north", "rejects.north"])
+def test_a_broken_stream_answers_all_who_wait_and_stops_the_service(members: Members, topic: str) -> None:
+    error = StreamBroken("fsync failed")
     held = HeldStream(MemoryStream())
     held.release.clear()
     with Gateway(held, members) as door:  # type: ignore[arg-type]
         wires = [door.connect() for _ in range(5)]
         for wire in wires:
-            wire.write(request("POST", "/v1/reports", headers_of(), report()))
+            wire.write(request("POST", "/v1/reports", headers_of(), b"bad" if topic == "rejects.north" else report()))
         eventually(lambda: held.appends)
-        held.fails = error
+        held.fails_in[topic] = error
         held.release.set()
         assert {wire.answer().status for wire in wires} == {503}
         door.join()

@@ -10,6 +10,10 @@ One `Committer` a topic, with a thread of its own, because an append waits for a
 A crash before 4 leaves records that nobody was told of: the senders send again, and the repeat is recognised. While a
 group waits for the disk the next one gathers, so groups grow with the load by themselves; `company.py` lets requests
 come together even before that.
+
+A topic that is full, damaged, or fails in a way that nobody expected, is the trouble of that topic: its requests get the
+error, nothing of them is acknowledged, and other topics go on. Only a medium that cannot be trusted (`StreamBroken`) ends
+the process.
 """
 
 from __future__ import annotations
@@ -20,8 +24,18 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+import structlog
+
 from harmonywatch.clock import Clock
-from harmonywatch.stream.contract import ClosedStream, OutcomeUnknown, Stream, StreamBroken, StreamFull
+from harmonywatch.report.topics import REPORTS
+from harmonywatch.stream.contract import (
+    ClosedStream,
+    OutcomeUnknown,
+    Stream,
+    StreamBroken,
+    StreamError,
+    TopicDamaged,
+)
 
 GROUP_BYTES_MAX = 8 << 20
 """Beyond this an append gains nothing more from company, and its requests only wait longer."""
@@ -29,6 +43,9 @@ GROUP_BYTES_MAX = 8 << 20
 TROUBLE_SHOWN_S = 10.0
 """A full stream keeps readiness down this long after the last refused append; then the next request tries again. A
 balancer that sends nothing to what is not ready must not keep it so for ever."""
+
+DAMAGED_AGAIN_S = 1.0
+"""A damaged topic is opened anew at most this often: it costs some milliseconds, and helps only once it was restored."""
 
 
 class _Waiting(NamedTuple):
@@ -66,8 +83,24 @@ class Commits:
         await committer.submit(records, size_bytes)
 
     def reasons(self) -> list[str]:
-        """Why records cannot be taken now; empty if they can."""
-        return [reason for committer in self._committers.values() if (reason := committer.trouble()) is not None]
+        """Why reports cannot be taken now, of no force; empty if those of some force can. Asks the stream: in a thread."""
+        troubles = self._troubles()
+        broken = [committer.broken for committer in self._committers.copy().values() if committer.broken is not None]
+        if broken:
+            return [f"the stream is broken: {broken[0]}"]
+        try:
+            reports = {topic for topic in self._stream.topics() if topic.startswith(REPORTS)}
+        except StreamError as error:
+            return [f"the stream cannot be read: {error}"]
+        return list(troubles.values()) if troubles and reports <= troubles.keys() else []
+
+    def degraded(self) -> list[str]:
+        """Which topics take nothing now, and why."""
+        return list(self._troubles().values())
+
+    def _troubles(self) -> dict[str, str]:
+        found = {topic: committer.trouble() for topic, committer in self._committers.copy().items()}
+        return {topic: reason for topic, reason in found.items() if reason}
 
     async def close(self) -> None:
         """Commit what waits, then stop the threads."""
@@ -88,8 +121,8 @@ class Committer:
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"commit {topic}", daemon=True)
         self._topic_is_there = False
-        self._broken: BaseException | None = None
-        self._full: tuple[float, str] | None = None
+        self.broken: StreamBroken | None = None
+        self._trouble: tuple[float, StreamError] | None = None
         self._closed = False
 
     def start(self) -> None:
@@ -98,19 +131,18 @@ class Committer:
     def submit(self, records: Mapping[int, Sequence[bytes]], size_bytes: int) -> asyncio.Future[None]:
         """Hand over; the future settles when the records are durable or the append failed. From the event loop."""
         settled = self._loop.create_future()
-        if self._broken is not None or self._closed:
-            settled.set_exception(ClosedStream() if self._broken is None else StreamBroken(str(self._broken)))
+        if self.broken is not None or self._closed:
+            settled.set_exception(ClosedStream() if self.broken is None else StreamBroken(str(self.broken)))
         else:
             self._queue.put(_Waiting(records, size_bytes, settled))
         return settled
 
-    def trouble(self) -> str | None:
-        """Why appends fail, if they do."""
-        if self._broken is not None:
-            return f"the stream is broken: {self._broken}"
-        if self._full is not None and self._clock.monotonic() - self._full[0] < TROUBLE_SHOWN_S:
-            return f"the stream takes nothing now: {self._full[1]}"
-        return None
+    def trouble(self) -> str:
+        """Why appends fail, "" if they do not."""
+        trouble = self._trouble
+        if trouble is not None and self._clock.monotonic() - trouble[0] < TROUBLE_SHOWN_S:
+            return f"{self._topic} takes nothing now: {trouble[1]}"
+        return ""
 
     async def close(self) -> None:
         """Commit what waits, then end the thread. Twice is once."""
@@ -143,29 +175,52 @@ class Committer:
                 return group, waiting
             group.append(waiting)
 
-    def _append(self, group: list[_Waiting]) -> BaseException | None:
+    def _append(self, group: list[_Waiting]) -> StreamError | None:
         """Append the group's records together; the error, if any, is every request's."""
         records: dict[int, list[bytes]] = {}
         for waiting in group:
             for partition, values in waiting.records.items():
                 records.setdefault(partition, []).extend(values)
-        try:
-            if self._broken is not None:
-                return StreamBroken(str(self._broken))
-            if not self._topic_is_there:
-                self._stream.create_topic(self._topic, self._partitions)
-                self._topic_is_there = True
-            self._stream.append(self._topic, records)
-        except StreamFull as error:
-            self._full = (self._clock.monotonic(), str(error))
-            return error
-        except (OutcomeUnknown, ClosedStream) as error:
-            return error
-        except Exception as error:  # noqa: BLE001  whatever it is, acknowledging on would be a lie
-            self._broken = error
-            return StreamBroken(str(error))
-        self._full = None
-        return None
+        error: StreamError | None = self._hindrance()
+        if error is None:
+            try:
+                self._make_topic()
+                self._stream.append(self._topic, records)
+            except StreamBroken as broken:
+                self.broken = error = broken
+            except (OutcomeUnknown, ClosedStream) as passing:
+                return passing
+            except StreamError as of_topic:
+                error = of_topic
+            except Exception as bug:  # noqa: BLE001 nobody is told that anything is durable, and other topics go on
+                error = OutcomeUnknown(f"{type(bug).__name__}: {bug}")
+                error.__cause__ = bug
+            self._note(error)
+        return error
+
+    def _hindrance(self) -> StreamError | None:
+        """What need not be tried."""
+        if self.broken is not None:
+            return StreamBroken(str(self.broken))
+        trouble = self._trouble
+        if trouble is None or not isinstance(trouble[1], TopicDamaged):
+            return None
+        return trouble[1] if self._clock.monotonic() - trouble[0] < DAMAGED_AGAIN_S else None
+
+    def _make_topic(self) -> None:
+        if not self._topic_is_there:
+            self._stream.create_topic(self._topic, self._partitions)
+            self._topic_is_there = True
+
+    def _note(self, error: StreamError | None) -> None:
+        """Remember the trouble, and tell when it begins and ends, not at every append."""
+        before, log = self._trouble, structlog.get_logger()
+        self._trouble = None if error is None else (self._clock.monotonic(), error)
+        if error is not None and (before is None or type(before[1]) is not type(error)):
+            kind, cause = type(error).__name__, error.__cause__
+            log.error("a topic takes nothing", topic=self._topic, kind=kind, reason=str(error), exc_info=cause)
+        elif error is None and before is not None:
+            log.info("a topic takes records again", topic=self._topic)
 
     # --- in the event loop again
 
@@ -177,5 +232,5 @@ class Committer:
                 waiting.settled.set_result(None)
             else:
                 waiting.settled.set_exception(error)
-        if error is not None and self._broken is not None:
-            self._on_broken(self._broken)
+        if error is not None and self.broken is not None:
+            self._on_broken(self.broken)

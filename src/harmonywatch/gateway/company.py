@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 COMPANY_ENOUGH = 8
-"""So many together have spread the cost of waking already."""
+COMPANY_ENOUGH_BYTES = 16 << 10
+"""So many together, or one with so many reports in it, have spread the cost of waking already."""
 
 
 class Company:
@@ -23,21 +24,24 @@ class Company:
         self._linger_s = linger_s
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Callable[[], None]] = []
+        self._size_bytes = 0
         self._last_s = 0.0
 
-    def join(self, begin: Callable[[], None]) -> None:
-        """`begin` is called soon, after those that joined before."""
+    def join(self, begin: Callable[[], None], size_bytes: int = 0) -> None:
+        """`begin` is called soon, after those that joined before; `size_bytes`: about what it will handle."""
         self._waiting.append(begin)
+        self._size_bytes += size_bytes
         if len(self._waiting) == 1:
             self._loop.call_soon(self._linger)
 
     def _linger(self) -> None:
-        if len(self._waiting) < COMPANY_ENOUGH and time.monotonic() - self._last_s < self._linger_s:
+        alone = len(self._waiting) < COMPANY_ENOUGH and self._size_bytes < COMPANY_ENOUGH_BYTES
+        if alone and time.monotonic() - self._last_s < self._linger_s:
             time.sleep(self._linger_s)  # on purpose, see above; threads run on
         self._loop.call_soon(self._begin_all)  # once the event loop has read what arrived
 
     def _begin_all(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._size_bytes = self._waiting, [], 0
         self._last_s = time.monotonic()
         for begin in waiting:
             begin()

@@ -304,8 +304,7 @@ class Connection(asyncio.Protocol):
 
     def go_on(self, request: Request) -> None:
         """The handler wants the body now."""
-        length = request.headers.get(b"content-length", b"0")
-        if int(length) > self.floor.limits.body_bytes_max:
+        if _length(request) > self.floor.limits.body_bytes_max:
             self._fail(self._too_large())
             return
         if request.headers.get(b"expect", b"").lower() == b"100-continue" and not request.size_bytes:
@@ -385,7 +384,7 @@ class Connection(asyncio.Protocol):
             self._leave()
             return
         self._current = following
-        self.floor.company.join(self._begin)
+        self.floor.company.join(self._begin, max(following.size_bytes, _length(following)))
 
     def _begin(self) -> None:
         assert self._current is not None
@@ -472,6 +471,11 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
         if self._deadline_s != NEVER and not self._deaf:
             self._deadline_s = max(self._deadline_s, self._loop.time() + self.floor.limits.arrival_s)
+
+
+def _length(request: Request) -> int:
+    """Content-Length, 0 without one; llhttp lets through nothing but digits."""
+    return int(request.headers.get(b"content-length", b"0"))
 
 
 def _path(url: bytes) -> str:

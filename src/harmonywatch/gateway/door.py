@@ -7,7 +7,8 @@ For `POST /v1/reports`, in this order, each step ending the request if it fails:
 3. the body, whole: 408, 413; unpacked: 400, 413
 4. room among what waits for the disk: 503
 5. admission (`admit.py`): records, refusals, rejects
-6. records and rejects durable (`commit.py`): 503 if not       nothing is answered before
+6. records durable (`commit.py`): 503 if not; rejects too,     nothing is answered before
+   if their topic takes them: else they are lost, counted
 7. the answer; a relay's watchers are handed to the roll
 
 What takes long (a large body) runs in two threads beside the event loop, so that it delays others little.
@@ -16,10 +17,12 @@ What takes long (a large body) runs in two threads beside the event loop, so tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import structs
 
 from harmonywatch.clock import Clock
 from harmonywatch.gateway.admit import Admission, Terms, TooManyLinesError, admit_lines, admit_single
@@ -44,12 +47,13 @@ from harmonywatch.gateway.commit import Commits
 from harmonywatch.gateway.connection import Request
 from harmonywatch.gateway.enrolment import Roll
 from harmonywatch.gateway.meters import Meters
+from harmonywatch.gateway.newcomers import Keys, Newcomers
 from harmonywatch.gateway.openapi import PAGE
 from harmonywatch.ops import OPS_PATHS, Readiness, answer_ops
-from harmonywatch.registry.contract import Enrolment, KeyFinder, KeyInfo, RegistryError
+from harmonywatch.registry.contract import Enrolment, KeyInfo, RegistryError
 from harmonywatch.report.topics import REJECTS, REPORTS, topic_of
 from harmonywatch.settings import GatewaySettings
-from harmonywatch.stream.contract import Stream, StreamError, StreamFull
+from harmonywatch.stream.contract import Stream, StreamBroken, StreamError, StreamFull, TopicDamaged
 from harmonywatch.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -61,18 +65,19 @@ reports or 2 ms at most, delays the others."""
 
 HEAVY_THREADS = 2
 RETRY_AFTER_S = 1.0
+DAMAGED_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayParts:
     """What the gateway is made of. `partitions`: of a force's topics (asked in a
     thread, once a force; LookupError: not made yet); `readiness`:
-    reasons from outside this room, asked in a thread (archive lag, age of the keyring); `fresh_id`: draws ids for
-    reports and rejects; `report_schema`: JSON Schema of a report."""
+    reasons from outside this room, asked in a thread (archive lag, age of the keyring), `degraded`: those of some forces
+    only; `fresh_id`: draws ids for reports and rejects; `report_schema`: JSON Schema of a report."""
 
     settings: GatewaySettings
     stream: Stream
-    keys: KeyFinder
+    keys: Keys
     enrolment: Enrolment
     partitions: Callable[[str], int]
     telemetry: Telemetry
@@ -80,6 +85,7 @@ class GatewayParts:
     fresh_id: Callable[[], str]
     report_schema: Mapping[str, Any]
     readiness: Readiness
+    degraded: Readiness = list
 
 
 class Door:
@@ -90,6 +96,7 @@ class Door:
         self._commits = commits
         self._roll = roll
         self._openapi = openapi
+        self._newcomers = Newcomers(parts.keys)
         self._meters = Meters(parts.telemetry)
         self._pending = Budget(parts.settings.pending_bytes_max)
         self._partitions: dict[str, int] = {}
@@ -99,6 +106,7 @@ class Door:
     def close(self) -> None:
         self._heavy.shutdown()
         self._light.shutdown()
+        self._newcomers.close()
 
     async def answer(self, request: Request) -> Response:
         """The response to any request; a problem document for whatever is not a success."""
@@ -122,17 +130,22 @@ class Door:
         if path == "/":
             return Response(200, PAGE, "text/html; charset=utf-8")
         self.flush()
-        answer = await self._beside(self._light, lambda: answer_ops(path, self._parts.telemetry, self.reasons))
+        telemetry = self._parts.telemetry
+        answer = await self._beside(self._light, lambda: answer_ops(path, telemetry, self.reasons, self.degraded))
         assert answer is not None
         return Response(answer.status, answer.body, answer.content_type)
 
     def flush(self) -> None:
-        """Make what was counted visible in the metrics."""
+        """Make what was counted visible in the metrics and the log. Called some times a second."""
         self._meters.flush()
 
     def reasons(self) -> list[str]:
         """Why reports cannot be taken now; in a thread."""
         return self._commits.reasons() + self._parts.readiness()
+
+    def degraded(self) -> list[str]:
+        """Why reports of some forces, or rejects, cannot be taken now; in a thread."""
+        return self._commits.degraded() + self._parts.degraded()
 
     # --- POST /v1/reports, step by step
 
@@ -158,7 +171,7 @@ class Door:
             partitions = self._partitions.get(force) or await self._partitions_of(force)
             terms = Terms(key, force, request.received_at, partitions, self._parts.fresh_id)
             admission = await self._admit(raw, media, terms)
-            await self._store(admission, terms)
+            are_kept = await self._store(admission, terms)
         finally:
             self._pending.give(len(raw))
         self._meters.stored(force, admission, len(raw), self._parts.clock.monotonic() - request.received_s)
@@ -167,7 +180,8 @@ class Door:
         if media == NDJSON_TYPE:
             return tally_response(admission.accepted, admission.verdicts)
         if admission.verdicts:
-            return problem_response(refusal_problem(admission.verdicts[0]))
+            problem = refusal_problem(admission.verdicts[0])
+            return problem_response(problem if are_kept else structs.replace(problem, reject_id=None))
         return accepted_response(admission.report_id)
 
     async def _key(self, request: Request) -> KeyInfo:
@@ -178,7 +192,7 @@ class Door:
         info = self._parts.keys.peek(token)
         if info is None:
             try:
-                info = await self._beside(self._light, lambda: self._parts.keys.find(token))
+                info = await self._newcomers.find(token)
             except RegistryError as error:
                 raise ProblemError(_registry_problem(error)) from error
         if info is None:
@@ -199,6 +213,8 @@ class Door:
             count = await self._beside(self._light, lambda: self._parts.partitions(force))
         except RegistryError as error:
             raise ProblemError(_registry_problem(error)) from error
+        except StreamError as error:
+            raise ProblemError(_stream_problem(error)) from error
         except LookupError:
             detail = "the force's topics are not made yet"
             raise ProblemError(Problem(503, "registry", detail, retry_after_s=RETRY_AFTER_S)) from None
@@ -217,20 +233,30 @@ class Door:
             detail = f"{error.lines} lines; the limit is {lines_max}"
             raise ProblemError(Problem(413, "too-large", detail)) from None
 
-    async def _store(self, admission: Admission, terms: Terms) -> None:
-        """Return when all of it is durable. Reports and rejects are two topics, and are appended at the same time."""
-        appends = [
-            self._commits.append(topic_of(kind, terms.force), terms.partitions, records, admission.size_bytes)
-            for kind, records in ((REPORTS, admission.records), (REJECTS, admission.rejects))
-            if records
-        ]
+    async def _store(self, admission: Admission, terms: Terms) -> bool:
+        """Return when the reports are durable; whether the rejects are. The two are topics of their own, appended at the
+        same time: what a report's sender is told hangs on the reports alone, or a full topic of rejects, which anybody
+        with a key can fill, would stop the intake."""
+
+        def append(kind: str, records: dict[int, list[bytes]]) -> Coroutine[None, None, None]:
+            return self._commits.append(topic_of(kind, terms.force), terms.partitions, records, admission.size_bytes)
+
+        rejecting = asyncio.create_task(append(REJECTS, admission.rejects)) if admission.rejects else None
         try:
-            if len(appends) == 1:
-                await appends[0]
-            else:
-                await asyncio.gather(*appends)
+            if admission.records:
+                await append(REPORTS, admission.records)
         except StreamError as error:
             raise ProblemError(_stream_problem(error)) from error
+        finally:
+            if rejecting is not None:
+                await asyncio.wait([rejecting])
+        lost = rejecting.exception() if rejecting is not None else None
+        if lost is None:
+            return True
+        if isinstance(lost, StreamBroken) or not isinstance(lost, StreamError):
+            raise ProblemError(_stream_problem(StreamBroken(str(lost)))) from lost
+        self._meters.lost(terms.force, len(admission.verdicts), str(lost))
+        return False
 
     async def _beside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
@@ -269,5 +295,8 @@ def _registry_problem(error: RegistryError) -> Problem:
 def _stream_problem(error: StreamError) -> Problem:
     if isinstance(error, StreamFull):
         return Problem(503, "stream-full", str(error), retry_after_s=error.retry_after_s)
+    if isinstance(error, TopicDamaged):
+        detail = "this force's records cannot be stored until its operator has acted; nothing of the request was"
+        return Problem(503, "topic-damaged", detail, retry_after_s=DAMAGED_RETRY_S)
     detail = f"the outcome is unknown; send again, a repeat is recognised ({error})"
     return Problem(503, "stream", detail, retry_after_s=RETRY_AFTER_S)

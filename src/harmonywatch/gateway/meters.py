@@ -3,6 +3,8 @@ four times: so plain numbers are kept here and handed over together."""
 
 from __future__ import annotations
 
+import structlog
+
 from harmonywatch.gateway.admit import Admission
 from harmonywatch.gateway.answers import Problem
 from harmonywatch.telemetry import Telemetry
@@ -35,6 +37,7 @@ class Meters:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._forces: dict[str, _OfForce] = {}
+        self._lost: dict[str, tuple[int, str]] = {}
 
     def stored(self, force: str, admission: Admission, size_bytes: int, append_s: float) -> None:
         """A request's records and rejects are durable."""
@@ -48,11 +51,19 @@ class Meters:
         for verdict in admission.verdicts:
             self._telemetry.refused.labels(force, verdict.refusal.code).inc()
 
+    def lost(self, force: str, rejects: int, reason: str) -> None:
+        """Refused reports whose bytes could not be kept; their senders know the verdict."""
+        self._telemetry.failed.labels("reject-lost").inc(rejects)
+        self._lost[force] = (self._lost.get(force, (0, ""))[0] + rejects, reason)
+
     def flush(self) -> None:
         """Make what was counted visible; called some times a second and before the metrics are shown."""
         for meters in self._forces.values():
             if meters.append_s:
                 meters.flush()
+        lost, self._lost = self._lost, {}
+        for force, (rejects, reason) in lost.items():
+            structlog.get_logger().warning("rejects lost", force=force, count=rejects, reason=reason)
 
     def turned_away(self, problem: Problem) -> None:
         """A request ended before anything of it was stored: for now, or for good."""

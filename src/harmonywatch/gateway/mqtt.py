@@ -65,17 +65,27 @@ class MqttParts:
 
 
 class MqttService:
-    """`run` it on an event loop; `reasons` may be asked from any thread."""
+    """`run` it on an event loop; `reasons` and `degraded` may be asked from any thread."""
 
     def __init__(self, parts: MqttParts) -> None:
         self._parts = parts
         self._lines: dict[str, Line] = {}
         self._commits: Commits | None = None
+        self._forces_known = False
 
     def reasons(self) -> list[str]:
-        """Why reports cannot be taken now."""
-        troubles = [f"{force}: {line.trouble}" for force, line in tuple(self._lines.items()) if line.trouble]
-        return troubles + (self._commits.reasons() if self._commits is not None else ["starting"])
+        """Why reports cannot be taken now, of no force."""
+        if self._commits is None or not self._forces_known:
+            return ["starting"]
+        troubles = self._troubles()
+        return (troubles if len(troubles) == len(self._lines) else []) + self._commits.reasons()
+
+    def degraded(self) -> list[str]:
+        """Why those of some forces cannot."""
+        return self._troubles() + (self._commits.degraded() if self._commits is not None else [])
+
+    def _troubles(self) -> list[str]:
+        return [f"{force}: {line.trouble}" for force, line in tuple(self._lines.items()) if line.trouble]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set, then what has arrived is made durable and acknowledged. Raises StreamBroken."""
@@ -97,6 +107,7 @@ class MqttService:
                     if force not in self._lines:
                         self._lines[force] = line = Line(desk, force, partitions)
                         talking.add(asyncio.create_task(line.run(stop)))
+                self._forces_known = True
                 await _wait(stop, FORCES_S)
         finally:
             stop.set()

@@ -80,8 +80,7 @@ def _moved(schema: Any) -> Any:
 def openapi(report_schema: Mapping[str, Any]) -> bytes:
     """The OpenAPI 3.1 document; `report_schema`: the JSON Schema of a report."""
     problems = {
-        str(status): {"description": text, "content": _of("Problem", MEDIA_TYPE)}
-        for status, text in _PROBLEMS.items()
+        str(status): {"description": text, "content": _of("Problem", MEDIA_TYPE)} for status, text in _PROBLEMS.items()
     }
     post = {
         "operationId": "sendReports",
