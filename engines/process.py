@@ -66,7 +66,7 @@ class Server:
         user: str | None = None,
         deadline_s: float = 60.0,
     ) -> None:
-        self.command = _tied(command, user)
+        self.command = tied(command, user)
         self.log, self.ready, self.deadline_s = log, ready, deadline_s
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -143,7 +143,7 @@ class Server:
         return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.log.exists() else ""
 
 
-def _tied(command: Sequence[str | Path], user: str | None) -> list[str]:
+def tied(command: Sequence[str | Path], user: str | None) -> list[str]:
     """The command, dying with its parent; as another user where that is asked and we are root."""
     tie = ["setpriv", "--pdeathsig", "KILL"]
     if user is not None and os.getuid() == 0:
