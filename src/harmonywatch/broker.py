@@ -33,8 +33,8 @@ QOS = 1
 READ_MAX = 512
 """Packets read before others get their turn on the event loop."""
 
-REFUSED = 0x80
-"""Reason codes from here on say no (MQTT 5, 2.4)."""
+NOBODY, REFUSED, QUOTA = 0x10, 0x80, 0x97
+"""Reason codes (MQTT 5, 2.4): taken, but nobody subscribes; from here on they say no; no room now."""
 
 
 class BrokerAway(Exception):
@@ -87,15 +87,19 @@ class SessionTerms:
 
 
 class Session:
-    """One connection; see the header. `on_published` is told the number of a message and why the broker refused it, ""
-    if it did not. `window`: messages that may be published before the first of them is told."""
+    """One connection; see the header.
+
+    `on_published` is told the number of a message, the broker's reason code (0: it has it; NOBODY: it has dropped it, as
+    nobody subscribes; from REFUSED on: no) and that in words. `window`: messages that may be published before the first
+    of them is told.
+    """
 
     def __init__(
         self,
         broker: Broker,
         terms: SessionTerms,
         on_message: Callable[[Message], None] | None = None,
-        on_published: Callable[[int, str], None] | None = None,
+        on_published: Callable[[int, int, str], None] | None = None,
     ) -> None:
         self._broker, self._terms = broker, terms
         self._tell, self._tell_published = on_message, on_published
@@ -106,6 +110,8 @@ class Session:
         self._subscribed: asyncio.Future[list[Any]] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._steps = 0
+        self._unacknowledged = 0
+        self._holding = False
         self._client = self._made()
 
     async def open(self) -> None:
@@ -144,6 +150,9 @@ class Session:
         """The message need not be sent again. Nothing happens once the session has ended."""
         if not self._ended.done() and number:
             self._client.ack(number, QOS)
+            self._unacknowledged -= 1
+            if self._holding and self._unacknowledged < self._terms.in_flight_max:
+                self._go_on()
 
     @property
     def open_now(self) -> bool:
@@ -213,6 +222,9 @@ class Session:
     def _readable(self) -> None:
         """Read what is there: paho takes one packet a call, and does not say whether there was one."""
         for _ in range(READ_MAX):
+            if self._unacknowledged >= self._terms.in_flight_max:
+                self._hold()
+                return
             before = self._steps
             self._read_packet()
             link: Any = self._client.socket()
@@ -222,6 +234,21 @@ class Session:
                 return
         if self._broker.tls is not None:  # what TLS has unpacked already wakes nobody
             self._loop.call_soon(self._readable)
+
+    def _hold(self) -> None:
+        """Read nothing until something is acknowledged. The broker knows the limit (Receive Maximum), but Mosquitto 2.0.11
+        keeps it only until the first acknowledgements come together: then it sends a multiple."""
+        link: Any = self._client.socket()
+        if link is not None and not self._holding:
+            self._holding = True
+            self._loop.remove_reader(link.fileno())
+
+    def _go_on(self) -> None:
+        link: Any = self._client.socket()
+        if link is not None:
+            self._holding = False
+            self._loop.add_reader(link.fileno(), self._readable)
+            self._loop.call_soon(self._readable)  # what TLS has unpacked already wakes nobody
 
     def _read_packet(self) -> None:
         try:
@@ -268,7 +295,7 @@ class Session:
     def _on_publish(self, _client: Client, _data: Any, number: int, reason: Any, _properties: Any) -> None:
         self._steps += 1
         if self._tell_published is not None:
-            self._tell_published(number, str(reason) if reason.is_failure else "")
+            self._tell_published(number, reason.value, str(reason))
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._steps += 1
@@ -276,6 +303,7 @@ class Session:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
+        self._unacknowledged += message.qos > 0
         content_type = getattr(message.properties, "ContentType", "")
         if self._tell is not None:
             self._tell(Message(topic, bytes(message.payload), content_type, message.mid if message.qos else 0))

@@ -1,7 +1,7 @@
 """The fleet's line to an MQTT broker: each report a message, QoS 1, at most as many at once as the broker allows.
 
-As in `wire.py`, a request is answered exactly once: by `on_answer` when the broker has it (202) or refuses it (403), by
-`on_failure` when the session ended before that; sending again is the sender's decision.
+As in `wire.py`, a request is answered exactly once: by `on_answer` when the broker has it (202), refuses it (403) or has
+nobody to give it to (503), by `on_failure` when the session ended before that; sending again is the sender's decision.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from collections import deque
 
 import msgspec
 
-from harmonywatch.broker import Broker, BrokerAway, Session, SessionTerms
+from harmonywatch.broker import NOBODY, QUOTA, REFUSED, Broker, BrokerAway, Session, SessionTerms
 from harmonywatch.fleet.plan import Target
 from harmonywatch.fleet.wire import RECONNECT_MAX_S, RECONNECT_MIN_S, Answer, Listener, Request
 
-TAKEN = Answer(202, None, b"")
+
+def _answer(code: int, words: str) -> Answer:
+    """What HTTP would have said."""
+    if code < REFUSED:
+        return Answer(503 if code == NOBODY else 202, None, b"")
+    return Answer(429 if code == QUOTA else 403, None, msgspec.json.encode({"reason": words}))
 
 
 class MqttPool:
@@ -69,12 +74,11 @@ class MqttPool:
             request.sent_s = now
             self._under_way[session.publish(request.head.decode(), request.body)] = request
 
-    def _published(self, number: int, refusal: str) -> None:
+    def _published(self, number: int, code: int, words: str) -> None:
         request = self._under_way.pop(number, None)
         if request is not None:
             latency_s = asyncio.get_running_loop().time() - request.sent_s
-            answer = Answer(403, None, msgspec.json.encode({"reason": refusal})) if refusal else TAKEN
-            self._listener.on_answer(request, answer, latency_s)
+            self._listener.on_answer(request, _answer(code, words), latency_s)
         self._publish()
 
     async def _keep_open(self) -> None:
