@@ -13,7 +13,7 @@ from console_client import PARTITIONS, Watch, alert, append_alerts, append_event
 
 from harmonywatch.clock import SystemClock, from_wire, to_wire
 from harmonywatch.console.hub import LiveTerms
-from harmonywatch.report.topics import ALERTS, DELIVERIES, DeliveryRecord, encode, topic_of
+from harmonywatch.report.topics import ALERTS, DELIVERIES, EVENTS, DeliveryRecord, WatcherRecord, encode, topic_of
 from harmonywatch.stream.contract import ClosedStream
 from harmonywatch.stream.memory import MemoryStream
 
@@ -50,6 +50,17 @@ def test_an_incident_is_told_with_what_happened_to_it(quick_city: City) -> None:
     assert told.name == "incident"
     assert from_wire(told.data.pop("at"))
     assert told.data == {"kind": "opened", "incident_id": "i-1", "name": "Ada", "state": "open"}
+
+
+def test_a_watcher_that_goes_is_told(quick_city: City) -> None:
+    console = quick_city.console()
+    gone = WatcherRecord(1, "watcher-offline", "north", "W-1", to_wire(SystemClock().now()))
+    with Watch(console.port, quick_city.officer("ada", "north")).ready() as watch:
+        quick_city.stream.append(topic_of(EVENTS, "north"), {0: [encode(gone), encode(gone)]})
+        append_event(quick_city.stream, "north", "opened", b'{"incident_id":"i-1"}', "north-1")
+        first, second = watch.take(2)
+    assert (first.name, first.data) == ("watcher", msgspec.json.decode(encode(gone)))
+    assert second.name == "incident"
 
 
 def test_forces_do_not_see_each_other_and_an_officer_of_all_sees_both(city: City) -> None:

@@ -128,8 +128,9 @@ async def live(
     """Alerts and incidents as they happen
 
     Server-sent events. `alert`: one bad score, with `delivered_at`; each alert_id once. `incident`: an incident changed;
-    `kind` says how. `heartbeat`: every 10 seconds of silence. `gap`: what you missed is no longer kept in full. `closed`:
-    the stream ends, for the `reason` given: `too-slow`, `revoked`, `stopping`.
+    `kind` says how. `watcher`: one that reports by MQTT has come or gone; `kind` says which. `heartbeat`: every 10 seconds of
+    silence. `gap`: what you missed is no longer kept in full. `closed`: the stream ends, for the `reason` given: `too-slow`,
+    `revoked`, `stopping`.
 
     Each id says where you are: send the last one as Last-Event-ID and the stream goes on from there, over restarts, for as
     long as the log is kept (7 days). With `since` it begins with what was recorded from then on; else with what comes now.

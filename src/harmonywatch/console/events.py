@@ -1,9 +1,9 @@
 """From records of the stream to server-sent events: encoded once each, whatever number of clients gets them. Pure.
 
 An alert's data is its record with `delivered_at`, which is known only when the event is handed to somebody: `told` puts it
-in. An incident's is the incident as the command line prints it, with `kind` (what happened) and `at` (when). Topics may
-repeat a record: `Recent` tells. A record that cannot be read has no event, but keeps its place, so that positions stay
-whole; one of a later version stops the service.
+in. An incident's is the incident as the command line prints it, with `kind` (what happened) and `at` (when); a watcher's,
+when it comes or goes, is the record. Topics may repeat a record: `Recent` tells. A record that cannot be read has no event,
+but keeps its place, so that positions stay whole; one of a later version stops the service.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from harmonywatch.report.record import VERSION
-from harmonywatch.report.topics import ALERTS, EventRecord, force_of
+from harmonywatch.report.topics import ALERTS, EventRecord, WatcherRecord, force_of
 from harmonywatch.stream.contract import Batch, StreamError, TopicPartition
 
 SEEN_MAX = 50_000
@@ -76,15 +76,21 @@ class _AlertHead(msgspec.Struct, gc=False):
     received_at: str
 
 
+class _EventHead(msgspec.Struct, gc=False):
+    kind: str
+
+
 _ALERT = msgspec.json.Decoder(_AlertHead)
+_EVENT_HEAD = msgspec.json.Decoder(_EventHead)
 _EVENT = msgspec.json.Decoder(EventRecord)
+_WATCHER = msgspec.json.Decoder(WatcherRecord)
 _TEXT = msgspec.json.Encoder()
 
 
 def events_of(batch: Batch) -> list[LiveEvent]:
     """The records of a batch, in order, repeats included. Raises RecordTooNew."""
     at, force = TopicPartition(batch.topic, batch.partition), force_of(batch.topic)
-    read = _read_alert if batch.topic.startswith(ALERTS) else _read_incident
+    read = _read_alert if batch.topic.startswith(ALERTS) else _read_event
     found = []
     for offset, value in enumerate(batch.values, batch.base_offset):
         event = LiveEvent(at, offset + 1, force)
@@ -118,6 +124,18 @@ def _read_alert(event: LiveEvent, value: bytes) -> int:
     event.received_at = head.received_at
     event.body = _begun(b"alert", value.strip()[:-1])
     return head.v
+
+
+def _read_event(event: LiveEvent, value: bytes) -> int:
+    of_watcher = _EVENT_HEAD.decode(value).kind.startswith("watcher-")
+    return _read_watcher(event, value) if of_watcher else _read_incident(event, value)
+
+
+def _read_watcher(event: LiveEvent, value: bytes) -> int:
+    record = _WATCHER.decode(value)
+    event.key = f"{record.force} {record.watcher_id} {record.kind} {record.at}"
+    event.body = sse(b"watcher", value.strip())
+    return record.v
 
 
 def _read_incident(event: LiveEvent, value: bytes) -> int:
