@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common
+from harmonywatch.cli.services import copies_option
 
 FAULTS = "twice=0.01,late=0.005,order=0.01,malformed=0.002,skew=0.0005,silent=0.001"
 
@@ -23,8 +24,9 @@ FAULTS = "twice=0.01,late=0.005,order=0.01,malformed=0.002,skew=0.0005,silent=0.
 @click.option("--faults", default=FAULTS, show_default=True, help="What goes wrong on the way; '' for nothing.")
 @click.option("--gateway-port", type=int, default=8470, show_default=True, help="Another is taken if it is in use.")
 @click.option("--console-port", type=int, default=8480, show_default=True, help="Another is taken if it is in use.")
+@copies_option
 @common
-def demo(shell: Shell, gateway_port: int, console_port: int, faults: str, **asked: Any) -> None:
+def demo(shell: Shell, gateway_port: int, console_port: int, faults: str, copies: dict[str, int], **asked: Any) -> None:
     """The whole product on this machine: services, two forces, a fleet of which everything is known, and a table of truth
     against result. The exit status is not 0 if anything disagrees. Everything is invented: nobody is watched.
 
@@ -39,13 +41,15 @@ def demo(shell: Shell, gateway_port: int, console_port: int, faults: str, **aske
     from harmonywatch.demo.play import Stage, play
     from harmonywatch.fleet.faults import FaultSpecError, parse_faults
     from harmonywatch.fleet.plan import FleetPlan
+    from harmonywatch.supervisor import copies_of, services_of
     from harmonywatch.telemetry import configure_logging
 
     configure_logging("demo", "error")
     folder = Path("demo-data") if "data" not in shell.origins else shell.settings.folder
     try:
         plan = FleetPlan(faults=parse_faults(faults), **asked)
-        outcome = play(Stage(folder, plan, shell.say, gateway_port, console_port))
+        services = copies_of(services_of(bool(shell.settings.mqtt.url)), copies)
+        outcome = play(Stage(folder, plan, shell.say, gateway_port, console_port, services))
     except (DemoFailed, FaultSpecError, ValueError) as error:
         raise NotDone(str(error)) from None
     _print(shell, outcome)

@@ -31,7 +31,7 @@ from harmonywatch.fleet.plan import FleetPlan, Target
 from harmonywatch.fleet.send import run_fleet
 from harmonywatch.fleet.tally import FleetResult, Tally
 from harmonywatch.fleet.truth import read_truth
-from harmonywatch.supervisor import Supervisor
+from harmonywatch.supervisor import SERVICES, Supervisor
 
 FORCES = ("north", "south")
 READY_S = 60.0
@@ -48,13 +48,14 @@ PLOTTED = "agitation-map"
 
 @dataclass(frozen=True)
 class Stage:
-    """Where and with what the demo is played. `say` prints a line; `services`: arguments of the services."""
+    """Where and with what the demo is played. `say` prints a line; `services`: names of the processes."""
 
     folder: Path
     plan: FleetPlan
     say: Callable[[str], None]
     gateway_port: int = 8470
     console_port: int = 8480
+    services: Sequence[str] = SERVICES
 
 
 @dataclass
@@ -86,7 +87,11 @@ def _played(stage: Stage) -> Outcome:
         arguments += [f"--{name}-port", str(port)]
     restarts: list[str] = []
     supervisor = Supervisor(
-        stage.folder, arguments, logs=logs, on_restart=lambda service, code: restarts.append(f"{service} ({code})")
+        stage.folder,
+        arguments,
+        logs=logs,
+        services=stage.services,
+        on_restart=lambda service, code: restarts.append(f"{service} ({code})"),
     )
     stop = threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,), name="supervisor")

@@ -70,8 +70,8 @@ DEFAULT_RULE_ID = "harmonyscore-below-25"
 DEFAULT_THRESHOLD = 25.0
 """Every new force has this one rule: harmonyscore < 25, strict, no other condition (design, words)."""
 
-PARTITIONS_DEFAULT = 4
-"""Embedded engine (design, decisions); assemble passes 12 for Kafka."""
+PARTITIONS_DEFAULT, PARTITIONS_KAFKA = 4, 12
+"""Of a force's topics, by engine (design, decisions)."""
 
 ALERT_AGE_MAX_S_DEFAULT = 900.0
 """An alert whose report's `time` is older is stored and shown, never paged as fresh: a squad sent after a quarter of an
