@@ -69,9 +69,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 def parts() -> dict[str, Part]:
     """Every engine's part, by name."""
-    from engines import kafka
+    from engines import kafka, mosquitto, postgres, s3, spark
 
-    return {"kafka": kafka.PART}
+    found = {"kafka": kafka, "mosquitto": mosquitto, "postgres": postgres, "s3": s3, "spark": spark}
+    return {name: module.PART for name, module in found.items()}
 
 
 def missing(names: Sequence[str] = ()) -> list[str]:

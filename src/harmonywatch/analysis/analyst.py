@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from datetime import date, datetime
 
 from harmonywatch.analysis.answer import Answer, Sandbox, Terms, answer
-from harmonywatch.analysis.contract import Catalog, Cost, Limits
+from harmonywatch.analysis.contract import TABLES, Catalog, Cost, Days, Limits
 from harmonywatch.analysis.moments import Given, Value
-from harmonywatch.analysis.planning import cost_of, needs_of, plans_of
+from harmonywatch.analysis.planning import Needs, absolute, cost_of, needs_of, plans_of
 from harmonywatch.analysis.questions import Question, bound, question, questions
 from harmonywatch.clock import Clock, to_wire
 from harmonywatch.registry.contract import AuditLog
@@ -60,6 +60,15 @@ class Analyst:
         """What `ask` would read."""
         asked = question(name)
         return self.cost(asked.sql, force, bound(asked, arguments or {}, self._clock.now()))
+
+    def spark_views(self, force: str, reason: str = "") -> list[str]:
+        """Statements that make the views in somebody's own Spark. What it then reads is not seen here: the audit has that it
+        was asked for."""
+        from harmonywatch.analysis.spark_views import statements
+
+        self._audit.record_audit("spark-views", force, "lake", {}, reason)
+        plans = plans_of(Needs(dict.fromkeys(TABLES, (Days(),))), self._catalog, force)
+        return statements(plans, {table: absolute(self._catalog.where(force, table)) for table in TABLES})
 
     def questions(self) -> list[Question]:
         """Every saved question, by name."""

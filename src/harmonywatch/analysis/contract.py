@@ -73,6 +73,9 @@ class Catalog(Protocol):
     def plan(self, force: str, table: str, first_day: date | None, last_day: date | None) -> Planned:
         """The files of `table` (reports, alerts or rejects) with first_day <= day <= last_day. No table yet: no files."""
 
+    def where(self, force: str, table: str) -> str:
+        """The folder or URL of a table, whether it is there yet or not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

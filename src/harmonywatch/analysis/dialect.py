@@ -74,6 +74,11 @@ def spark_of(sql: str, columns: Columns) -> str:
         raise BadQuery("nested too deeply") from None
 
 
+def spark_type(kind: str) -> str:
+    """A type in DuckDB's words in Spark's."""
+    return exp.DataType.build(kind, dialect="duckdb").sql("spark")
+
+
 def _refuse_unsure(tree: exp.Expr) -> None:
     for node in tree.walk():
         if isinstance(node, exp.Func) and not _is_known(node):

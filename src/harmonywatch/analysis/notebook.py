@@ -49,6 +49,11 @@ class Connection:
         """The days, files and bytes that `sql` would read. Raises BadQuery."""
         return self._analyst.cost(sql, self.force, parameters)
 
+    def spark_views(self) -> list[str]:
+        """Statements for your own Spark session with Delta: `for each in north.spark_views(): spark.sql(each)` makes the
+        views and `h3_parent` in it. They may run again, and must once a table has its first row."""
+        return self._analyst.spark_views(self.force, self._reason)
+
     def questions(self) -> list[Question]:
         """Every saved question."""
         return questions()

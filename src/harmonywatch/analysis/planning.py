@@ -51,10 +51,14 @@ def plans_of(needs: Needs, catalog: Catalog, force: str) -> dict[str, Plan]:
     plans = {}
     for table, spans in needs.days.items():
         found = [catalog.plan(force, table, span.first, span.last) for span in spans or (NO_DAYS,)]
-        # The sandbox works in a folder of its own: a relative path would mean another file there.
-        files = [file if "://" in file else str(Path(file).absolute()) for plan in found for file in plan.files]
+        files = [absolute(file) for plan in found for file in plan.files]
         plans[table] = Plan(files, sum(plan.bytes for plan in found), found[0].schema)
     return plans
+
+
+def absolute(place: str) -> str:
+    """A path that means the same in another folder, where the sandbox works; a URL is left alone."""
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def cost_of(needs: Needs, plans: dict[str, Plan]) -> Cost:

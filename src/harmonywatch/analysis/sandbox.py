@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -82,8 +83,8 @@ def _opened(job: Job) -> Answering:
     from harmonywatch.analysis.spark import SparkEngine, open_session
 
     model = Engine({table: Plan([], 0, plan.schema) for table, plan in plans.items()}, room)
-    session = open_session(room, bytes_of(limits.memory), limits.spark_properties)
-    return SparkEngine(session, plans, model, room)
+    start = partial(open_session, room, bytes_of(limits.memory), limits.spark_properties)
+    return SparkEngine(start, plans, model, room)
 
 
 def _answer(job: Job, warden: _Warden) -> None:

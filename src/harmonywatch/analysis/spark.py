@@ -14,14 +14,13 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 import pyarrow as pa
-from sqlglot import exp
 
 from harmonywatch.analysis.contract import (
     TABLE_OF_VIEW,
@@ -33,7 +32,7 @@ from harmonywatch.analysis.contract import (
     QueryError,
     Room,
 )
-from harmonywatch.analysis.dialect import OTHERWISE, Columns, spark_of
+from harmonywatch.analysis.dialect import OTHERWISE, Columns, spark_of, spark_type
 from harmonywatch.analysis.moments import Value
 from harmonywatch.analysis.spark_vetting import vet_plan
 from harmonywatch.analysis.views import spark_functions, sql_of
@@ -42,7 +41,7 @@ try:
     import pyspark.errors as errors
     from pyspark import SparkConf, SparkContext
     from pyspark.java_gateway import launch_gateway
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 except ImportError:
     raise EngineFailed(
         "Spark is not installed here: `pip install 'harmonywatch[spark]'` brings it (and it needs Java 17 or newer); or "
@@ -111,51 +110,51 @@ def open_session(room: Room, heap_bytes: int, properties: str = "") -> SparkSess
 
 
 class SparkEngine:
-    """The views of one query in a session of its own. Not for two threads, `interrupt` apart."""
+    """The views of one query in a session of its own, begun by `start` when the text is known to be good. For one query at
+    a time and one thread, `interrupt` apart."""
 
-    def __init__(self, session: SparkSession, plans: Mapping[str, Plan], model: Model, room: Room) -> None:
-        self._session, self._model, self._room = session.newSession(), model, room
+    def __init__(self, start: Callable[[], SparkSession], plans: Mapping[str, Plan], model: Model, room: Room) -> None:
+        self._start, self._plans, self._model, self._room = start, plans, model, room
+        self._session: SparkSession | None = None
         self._group = f"harmonywatch-{uuid4()}"
         self._interrupted = threading.Event()
         self._columns = model.columns()
-        try:
-            self._open(plans)
-        except (
-            errors.PySparkException
-        ) as error:  # nothing of the analyst's has run yet: a file is gone, or not what it was
-            raise EngineFailed(_first_line(error)) from None
-
-    def _open(self, plans: Mapping[str, Plan]) -> None:
-        for statement in spark_functions():
-            self._session.sql(statement)
-        for table, plan in plans.items():
-            columns = self._columns[f"lake_{table}"]
-            schema = ", ".join(f"`{name}` {spark_type(kind)}" for name, kind in columns.items())
-            self._read(plan.files, schema).select(*columns).createOrReplaceTempView(f"lake_{table}")
-            for view in (view for view, read in TABLE_OF_VIEW.items() if read == table):
-                self._session.sql(spark_of(sql_of(view), self._columns)).createOrReplaceTempView(view)
-
-    def _read(self, files: list[str], schema: str) -> Any:
-        if not files:
-            return self._session.createDataFrame([], schema)
-        paths = [file.replace("s3://", "s3a://", 1) for file in files]
-        reader = self._session.read.schema(schema).option("basePath", paths[0].rsplit("/day=", 1)[0])
-        return reader.option("__globPaths__", "false").parquet(*paths)
 
     def run(self, sql: str, parameters: Mapping[str, Value]) -> pa.RecordBatchReader:
         """The answer, made whole before it is given. Raises QueryError."""
         shape = self._model.run(sql, parameters).schema
         text = spark_of(sql, self._columns)
+        session = self._session = self._session or self._opened()
         try:
-            self._vet(text)
-            context = self._session.sparkContext
-            context.setJobGroup(self._group, "a question to the archive", interruptOnCancel=True)
+            parser = session._jsparkSession.sessionState().sqlParser()
+            vet_plan(parser.parsePlan(text).toJSON())
+            session.sparkContext.setJobGroup(self._group, "a question to the archive", interruptOnCancel=True)
             if self._interrupted.is_set():
                 raise Deadline(self._room.deadline_s)
-            answer = self._session.sql(text, args={name: _zoned(value) for name, value in parameters.items()}).toArrow()
+            answer = session.sql(text, args={name: _zoned(value) for name, value in parameters.items()}).toArrow()
         except Exception as error:  # noqa: BLE001 (py4j's errors have no common kind)
             raise self._translated(error) from None
         return shaped(answer, shape).to_reader()
+
+    def _opened(self) -> SparkSession:
+        session = self._start().newSession()
+        try:
+            for statement in spark_functions():
+                session.sql(statement)
+            for table, plan in self._plans.items():
+                self._open_table(session, table, plan)
+        except (
+            errors.PySparkException
+        ) as error:  # nothing of the analyst's has run yet: a file is gone, or not as it was
+            raise EngineFailed(_first_line(error)) from None
+        return session
+
+    def _open_table(self, session: SparkSession, table: str, plan: Plan) -> None:
+        columns = self._columns[f"lake_{table}"]
+        schema = ", ".join(f"`{name}` {spark_type(kind)}" for name, kind in columns.items())
+        _read(session, plan.files, schema).select(*columns).createOrReplaceTempView(f"lake_{table}")
+        for view in (view for view, read in TABLE_OF_VIEW.items() if read == table):
+            session.sql(spark_of(sql_of(view), self._columns)).createOrReplaceTempView(view)
 
     def batches(self, reader: pa.RecordBatchReader, sql: str) -> Iterator[pa.RecordBatch]:  # noqa: ARG002
         """The batches of an answer."""
@@ -164,11 +163,8 @@ class SparkEngine:
     def interrupt(self) -> None:
         """Stops what runs, from another thread."""
         self._interrupted.set()
-        self._session.sparkContext.cancelJobGroup(self._group)
-
-    def _vet(self, text: str) -> None:
-        parser = self._session._jsparkSession.sessionState().sqlParser()
-        vet_plan(parser.parsePlan(text).toJSON())
+        if self._session is not None:
+            self._session.sparkContext.cancelJobGroup(self._group)
 
     def _translated(self, error: Exception) -> QueryError:
         text = str(error)
@@ -183,9 +179,13 @@ class SparkEngine:
         return EngineFailed(_first_line(error))
 
 
-def spark_type(kind: str) -> str:
-    """A type in DuckDB's words in Spark's."""
-    return exp.DataType.build(kind, dialect="duckdb").sql("spark")
+def _read(session: SparkSession, files: list[str], schema: str) -> DataFrame:
+    """The files as rows. Names are taken as they are, and a folder above the table is no partition."""
+    if not files:
+        return session.createDataFrame([], schema)
+    paths = [file.replace("s3://", "s3a://", 1) for file in files]
+    reader = session.read.schema(schema).option("basePath", paths[0].rsplit("/day=", 1)[0])
+    return reader.option("__globPaths__", "false").parquet(*paths)
 
 
 def shaped(answer: pa.Table, shape: pa.Schema) -> pa.Table:
