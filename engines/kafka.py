@@ -109,7 +109,7 @@ class Cluster:
         (broker.folder / "log4j2.properties").write_text(LOGGING)
         command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*", "kafka.tools.StorageTool", "format"]
         subprocess.run(
-            [*command, "-t", self._cluster_id, "-c", str(broker.folder / "server.properties")],
+            [*command, f"--cluster-id={self._cluster_id}", "-c", str(broker.folder / "server.properties")],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

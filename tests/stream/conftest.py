@@ -31,6 +31,12 @@ def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
 
 
 @pytest.fixture
+def tick_us() -> int:
+    """How exactly these adapters tell the time of an append, microseconds."""
+    return 1
+
+
+@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(datetime(2026, 11, 23, 12, tzinfo=UTC))
 

@@ -1,0 +1,296 @@
+"""Follows topics on Kafka: all partitions of them, or as a member of a group those that the group gives.
+
+How a partition begins, and what ends it:
+
+1. It is assigned: by the group, or because its topic matches. `start` is asked, then the group's position, then the log;
+   a position outside the log is lost, and the topic aside.
+2. Its records come in order. One that does not follow the last is damage, never passed over: nobody here writes
+   transactions or compacts, so offsets have no gaps.
+3. It moves to another member, or one of its topic comes to us from another: the topic is aside (`PartitionsMoved`), because
+   what was gathered of it, and the truth that its handler remembers, may be another's by now. Taken up, it begins anew.
+4. Its topic is made anew under the same name: the brokers drew another id, and the positions mean nothing. Looked at every
+   `IDENTITY_S`; what was read in between is that of the new topic, from its beginning on or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from harmonywatch.stream.contract import (
+    Batch,
+    Bounds,
+    ClosedStream,
+    PartitionsMoved,
+    PositionLost,
+    Start,
+    StreamBroken,
+    StreamFull,
+    TopicDamaged,
+    TopicPartition,
+)
+from harmonywatch.stream.kafka.client import Fetched, Trouble
+from harmonywatch.stream.starting import Aside, matches
+
+if TYPE_CHECKING:
+    from harmonywatch.stream.kafka.stream import KafkaStream
+
+TAKE_RECORDS_MAX = 2000
+"""Of one poll, some 3 MB of reports."""
+
+SLICE_S = 0.2
+"""A waiting poll looks this often whether the stream was closed."""
+
+JOIN_S = 3.0
+"""Making a reader waits so long for the group to give it partitions; later they come with the polls."""
+
+ADOPT_S = 1.0
+"""How often a reader without group looks for new topics; in a group the client library does, as often."""
+
+IDENTITY_S = 2.0
+
+
+class KafkaReader:
+    """See `contract.Reader` and the header."""
+
+    def __init__(
+        self, stream: KafkaStream, topics: str | tuple[str, ...], group: str | None, start: Start | None
+    ) -> None:
+        self._stream, self._topics, self._group, self._start = stream, topics, group, start
+        self._outer = stream.address.outer
+        self._owned: set[TopicPartition] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._ids: dict[str, str] = {}
+        self._aside = Aside()
+        self._moved: set[str] = set()
+        self._held: dict[TopicPartition, Batch] = {}
+        self._joined = self._closed = False
+        self._adopt_due = 0.0
+        self._identity_due = time.monotonic() + IDENTITY_S
+        self._fetcher = stream.fetcher(group)
+        if group is None:
+            self._adopt()
+        else:
+            self._join()
+
+    def poll(self, timeout_s: float) -> list[Batch]:
+        deadline = time.monotonic() + timeout_s
+        self._tell()
+        while True:
+            self._check_open()
+            now = time.monotonic()
+            self._look_around(now)
+            left_s = 0.0 if self._held else min(deadline - now, SLICE_S)
+            self._take(left_s)
+            if self._moved or (not self._held and left_s < SLICE_S):
+                self._tell()
+            if self._held or time.monotonic() >= deadline:
+                batches = list(self._held.values())
+                self._held = {}
+                return batches
+
+    def set_aside(self, topics: Iterable[str]) -> None:
+        self._check_open()
+        for topic in topics:
+            self._aside.add(topic)
+            self._moved.discard(topic)
+            self._halt(topic)
+
+    def take_up(self, topics: Iterable[str]) -> None:
+        self._check_open()
+        for topic in topics:
+            self._aside.discard(topic)
+            self._moved.discard(topic)
+            self._halt(topic)
+            places = [at for at in self._owned if at.topic == topic]
+            self._fetcher.unassign([self._place(at) for at in places])
+            self._read_on(places)
+
+    def assigned(self) -> frozenset[TopicPartition]:
+        self._check_open()
+        if self._group is None:
+            self._adopt()
+        return frozenset(self._owned)
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._check_open()
+        if self._group is None:
+            return
+        risen = {at: to for at, to in positions.items() if at in self._owned and to > self._committed.get(at, -1)}
+        if risen:
+            self._fetcher.commit({self._place(at): to for at, to in risen.items()})
+            self._committed.update(risen)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._fetcher.close()
+
+    # --- what becomes ours, and what does not stay so
+
+    def _join(self) -> None:
+        names = (self._topics,) if isinstance(self._topics, str) else self._topics
+        self._fetcher.subscribe([self._pattern(name) for name in names], self._on_gained, self._on_lost)
+        until = time.monotonic() + JOIN_S
+        awaited = any(matches(topic, self._topics) for topic in self._stream.topics())
+        while awaited and not self._joined and time.monotonic() < until:
+            self._take(SLICE_S / 4)
+
+    def _pattern(self, name: str) -> str:
+        """Names hold letters, digits, hyphens, underscores, and dots, which alone mean something in a pattern."""
+        outer = self._outer(name)
+        return "^" + outer.replace(".", "\\.") + ".*" if name.endswith(".") else outer
+
+    def _on_gained(self, places: list[TopicPartition]) -> None:
+        if self._closed:
+            return
+        self._joined = True
+        gained = self._ours(places)
+        shared = {at.topic for at in gained} & {at.topic for at in self._owned}
+        self._owned |= set(gained)
+        self._move(shared)
+        self._read_on(gained)
+
+    def _on_lost(self, places: list[TopicPartition]) -> None:
+        if self._closed:
+            return
+        lost = set(self._ours(places))
+        self._owned -= lost
+        for at in lost:
+            self._committed.pop(at, None)
+        self._move({at.topic for at in lost})
+
+    def _move(self, topics: set[str]) -> None:
+        for topic in topics:
+            if topic not in self._aside:
+                self._moved.add(topic)
+                self._aside.add(topic)
+            self._halt(topic)
+
+    def _adopt(self) -> None:
+        """Without a group: everything of the topics."""
+        self._adopt_due = time.monotonic() + ADOPT_S
+        known = {at.topic for at in self._owned}
+        for topic, partitions in self._stream.topics().items():
+            if matches(topic, self._topics) and topic not in known and topic not in self._aside:
+                places = [TopicPartition(topic, partition) for partition in range(partitions)]
+                self._owned |= set(places)
+                self._read_on(places)
+
+    # --- where it begins, and stops
+
+    def _read_on(self, places: Sequence[TopicPartition]) -> None:
+        """Hand the places to the client library; those of a topic that is aside, or gets so, stand still."""
+        for topic in {at.topic for at in places}:
+            if topic not in self._aside:
+                with self._aside.contained(topic):
+                    self._next |= self._beginnings([at for at in places if at.topic == topic])
+        still = [self._place(at) for at in places if at not in self._next]
+        self._fetcher.assign({self._place(at): self._next.get(at, 0) for at in places})
+        if still:
+            self._fetcher.pause(still)
+
+    def _beginnings(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        topic = places[0].topic
+        chosen = {at: position for at in places if self._start and (position := self._start(*at)) is not None}
+        self._ids[topic] = self._stream.topic_id(topic)
+        committed = self._stream.committed(self._group, topic) if self._group is not None else {}
+        bounds = self._stream.bounds_of(places)
+        for at in places:
+            self._committed[at] = committed.get(at.partition, -1)
+            position = chosen.setdefault(at, committed.get(at.partition, bounds[at].earliest))
+            if not bounds[at].earliest <= position <= bounds[at].end:
+                raise PositionLost(*at, position, bounds[at])
+        return chosen
+
+    def _halt(self, topic: str) -> None:
+        for at in [at for at in self._next if at.topic == topic]:
+            del self._next[at]
+        for at in [at for at in self._held if at.topic == topic]:
+            del self._held[at]
+        if places := [self._place(at) for at in self._owned if at.topic == topic]:
+            self._fetcher.pause(places)
+
+    # --- what comes
+
+    def _take(self, timeout_s: float) -> None:
+        records, troubles = self._fetcher.take(TAKE_RECORDS_MAX, timeout_s)
+        for record in records:
+            self._hold(record)
+        for trouble in troubles:
+            self._face(trouble)
+
+    def _hold(self, record: Fetched) -> None:
+        topic = self._stream.address.inner(record.topic)
+        if topic is None:
+            return
+        at = TopicPartition(topic, record.partition)
+        expected = self._next.get(at)
+        if expected is None or record.offset < expected:
+            return  # fetched before its topic was put aside or begun anew
+        if record.offset > expected:
+            with self._aside.contained(topic):
+                raise TopicDamaged(topic, f"[{record.partition}]: records {expected} to {record.offset} are missing")
+            self._halt(topic)
+            return
+        self._next[at] = expected + 1
+        if at in self._held:
+            self._held[at].values.append(record.value)
+        else:
+            self._held[at] = Batch(topic, record.partition, record.offset, [record.value], record.appended_ms * 1000)
+
+    def _face(self, trouble: Trouble) -> None:
+        topic = self._stream.address.inner(trouble.topic) if trouble.topic else None
+        if topic is None:
+            raise StreamBroken(str(trouble.error))
+        at = TopicPartition(topic, trouble.partition)
+        if topic in self._aside or at not in self._next:
+            return
+        with self._aside.contained(topic):
+            if trouble.lost:
+                raise PositionLost(*at, self._next[at], self._stream.bounds(*at))
+            raise TopicDamaged(topic, str(trouble.error))
+        self._halt(topic)
+
+    def _look_around(self, now: float) -> None:
+        """A cluster that does not answer for now is no reason to stop: records come when it does."""
+        with contextlib.suppress(StreamFull):
+            if self._group is None and now >= self._adopt_due:
+                self._adopt()
+            if now >= self._identity_due:
+                self._identity_due = now + IDENTITY_S
+                self._check_identity()
+
+    def _check_identity(self) -> None:
+        read = sorted({at.topic for at in self._next})
+        found = self._stream.topic_ids(read)
+        for topic in read:
+            if found.get(topic) == self._ids[topic]:
+                continue
+            with self._aside.contained(topic):
+                if topic not in found:
+                    raise TopicDamaged(topic, "the brokers have it no more")
+                at = min(each for each in self._next if each.topic == topic)
+                raise PositionLost(*at, self._next[at], Bounds(0, 0))
+            self._halt(topic)
+
+    def _tell(self) -> None:
+        if self._moved:
+            moved, self._moved = self._moved, set()
+            raise PartitionsMoved(moved)
+        self._aside.tell()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedStream
+        self._stream.check_open()
+
+    def _place(self, at: TopicPartition) -> TopicPartition:
+        return TopicPartition(self._outer(at.topic), at.partition)
+
+    def _ours(self, places: Iterable[TopicPartition]) -> list[TopicPartition]:
+        named = ((self._stream.address.inner(at.topic), at.partition) for at in places)
+        return [TopicPartition(topic, partition) for topic, partition in named if topic is not None]
