@@ -8,19 +8,20 @@ concerns one force ends no process: it is told in the log, in `/readyz` and in `
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from harmonywatch import assemble
-from harmonywatch.clock import micros
+from harmonywatch.clock import Clock, micros
 from harmonywatch.ops import NOT_RUNNING, DoorSettings, OpsServer
 from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, force_of, topic_of
 from harmonywatch.service import (
@@ -48,10 +49,14 @@ from harmonywatch.stream.follow import follow
 from harmonywatch.stream.forces import Forces, Handler
 from harmonywatch.telemetry import Telemetry, configure_logging
 
+if TYPE_CHECKING:
+    from harmonywatch.registry.glance import Door
+
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter while another wants it. Python's 5 ms would be the tail of every alert: a thread
 back from its fsync waits that long for one that decodes a large body."""
 
+KEYS_AGE_MAX_S = 2.0
 UPKEEP_S = 5.0
 ARCHIVE_LINGER_S = 0.2
 """The archiver gathers for seconds: it need not be woken for every commit of the gateway."""
@@ -97,87 +102,84 @@ def is_operators(error: Exception) -> bool:
     return isinstance(error, (AlreadyRunning, StreamReset, PositionLost, TopicDamaged, *assemble.operator_errors()))
 
 
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[tuple[Stream, Door]]:
+    """The stream with the topics of every force, and the registry's door."""
+    with contextlib.ExitStack() as opened:
+        stream = assemble.open_stream(settings)
+        opened.callback(stream.close)
+        door = assemble.open_door(settings)
+        opened.callback(door.close)
+        assemble.ensure_all_topics(settings, stream, door)
+        yield stream, door
+
+
 def _gateway(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.gateway.server import GatewayParts, serve_gateway
     from harmonywatch.registry.keyring import KeyringCache
     from harmonywatch.report.schema import json_schema
 
-    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
-    assemble.ensure_all_topics(settings, stream, door)
-    keys = KeyringCache(door, assemble.CLOCK)
-    keys.start()
-    parts = GatewayParts(
-        settings=settings.gateway,
-        stream=stream,
-        keys=keys,
-        enrolment=door,
-        partitions=lambda force: stream.topics()[topic_of(REPORTS, force)],
-        telemetry=Telemetry("gateway"),
-        clock=assemble.CLOCK,
-        fresh_id=assemble.fresh_id,
-        report_schema=json_schema(),
-        readiness=ArchiveLag(settings, stream),
-    )
+    with _opened(settings) as (stream, door), KeyringCache(door, assemble.CLOCK) as keys:
+        lag = ArchiveLag(stream, assemble.CLOCK, settings.stream.retention_s / 2)
+        parts = GatewayParts(
+            settings=settings.gateway,
+            stream=stream,
+            keys=keys,
+            enrolment=door,
+            partitions=lambda force: stream.topics()[topic_of(REPORTS, force)],
+            telemetry=Telemetry("gateway"),
+            clock=assemble.CLOCK,
+            fresh_id=assemble.fresh_id,
+            report_schema=json_schema(),
+            readiness=lambda: stale(keys.age_s()) + lag.reasons(),
+            degraded=lag.degraded,
+        )
 
-    def bound(port: int) -> None:
-        _note_door(settings, name, settings.gateway, port)
+        def bound(port: int) -> None:
+            _note_door(settings, name, settings.gateway, port)
 
-    try:
         _serve(lambda asked: serve_gateway(parts, asked, bound), stop)
-    finally:
-        keys.close()
-        door.close()
-        stream.close()
 
 
 def _mqtt(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.gateway.mqtt import MqttParts, MqttService
 
     broker, telemetry = assemble.open_broker(settings), Telemetry("mqtt")
-    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
-    assemble.ensure_all_topics(settings, stream, door)
-    service = MqttService(
-        MqttParts(
-            settings=settings.mqtt,
-            broker=broker,
-            stream=stream,
-            enrolment=door,
-            forces=lambda: {force_of(t): n for t, n in stream.topics().items() if t.startswith(REPORTS)},
-            telemetry=telemetry,
-            clock=assemble.CLOCK,
-            fresh_id=assemble.fresh_id,
-            lines_max=settings.gateway.request_lines_max,
+    with _opened(settings) as (stream, door):
+        service = MqttService(
+            MqttParts(
+                settings=settings.mqtt,
+                broker=broker,
+                stream=stream,
+                enrolment=door,
+                forces=lambda: {force_of(t): n for t, n in stream.topics().items() if t.startswith(REPORTS)},
+                telemetry=telemetry,
+                clock=assemble.CLOCK,
+                fresh_id=assemble.fresh_id,
+                lines_max=settings.gateway.request_lines_max,
+            )
         )
-    )
-    ops = OpsServer(telemetry, service.reasons, service.degraded, settings.ops)
-    try:
-        note_place(settings.folder, name, ops_port=ops.start())
-        _serve(service.run, stop)
-    finally:
-        ops.close()
-        door.close()
-        stream.close()
+        ops = OpsServer(telemetry, service.reasons, service.degraded, settings.ops)
+        try:
+            note_place(settings.folder, name, ops_port=ops.start())
+            _serve(service.run, stop)
+        finally:
+            ops.close()
 
 
 def _alerting(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.alerting.alerter import Alerter
     from harmonywatch.registry.remembered import RememberedRules
 
-    stream, door, telemetry = assemble.open_stream(settings), assemble.open_door(settings), Telemetry("alerting")
-    assemble.ensure_all_topics(settings, stream, door)
-    rules = RememberedRules(door, assemble.CLOCK)
-    rules.start()
-    try:
+    telemetry = Telemetry("alerting")
+    with _opened(settings) as (stream, door), contextlib.closing(RememberedRules(door, assemble.CLOCK)) as rules:
+        rules.start()
         Follower(settings, stream, telemetry, stop, name).run(
             lambda _force: Alerter(stream, rules, settings.alerting, assemble.CLOCK, telemetry),
             "alerting",
             REPORTS,
             commit_interval_s=settings.alerting.commit_interval_s,
         )
-    finally:
-        rules.close()
-        door.close()
-        stream.close()
 
 
 def _dispatch(settings: Settings, stop: Stop, name: str) -> None:
@@ -249,29 +251,22 @@ def _console(settings: Settings, stop: Stop, name: str) -> None:
     from harmonywatch.console.server import ConsoleParts, serve_console
     from harmonywatch.registry.keyring import KeyringCache
 
-    stream, door = assemble.open_stream(settings), assemble.open_door(settings)
-    keys = KeyringCache(door, assemble.CLOCK)
-    keys.start()
-    parts = ConsoleParts(
-        settings=settings.console,
-        stream=stream,
-        keys=keys,
-        telemetry=Telemetry("console"),
-        clock=assemble.CLOCK,
-        alerts=lambda force, since: assemble.alerts_of(stream, force, since),
-        incidents=partial(assemble.incidents_of, settings),
-        health=lambda: _hindrances(settings),
-    )
+    with _opened(settings) as (stream, door), KeyringCache(door, assemble.CLOCK) as keys:
+        parts = ConsoleParts(
+            settings=settings.console,
+            stream=stream,
+            keys=keys,
+            telemetry=Telemetry("console"),
+            clock=assemble.CLOCK,
+            alerts=lambda force, since: assemble.alerts_of(stream, force, since),
+            incidents=partial(assemble.incidents_of, settings),
+            health=lambda: _hindrances(settings, keys.age_s()),
+        )
 
-    def bound(port: int) -> None:
-        _note_door(settings, name, settings.console, port)
+        def bound(port: int) -> None:
+            _note_door(settings, name, settings.console, port)
 
-    try:
         _serve(lambda asked: serve_console(parts, asked, bound), stop)
-    finally:
-        keys.close()
-        door.close()
-        stream.close()
 
 
 def _note_door(settings: Settings, name: str, door: DoorSettings, port: int) -> None:
@@ -279,12 +274,20 @@ def _note_door(settings: Settings, name: str, door: DoorSettings, port: int) -> 
     structlog.get_logger().info("listening", host=door.host, port=port)
 
 
-def _hindrances(settings: Settings) -> dict[str, list[str]]:
+def stale(keys_age_s: float) -> list[str]:
+    """Why a door with keys of this age should not be relied on: revocation must bite within a second."""
+    if keys_age_s <= KEYS_AGE_MAX_S:
+        return []
+    return [f"the registry was last read {keys_age_s:.0f} s ago: a key revoked since is still taken"]
+
+
+def _hindrances(settings: Settings, keys_age_s: float) -> dict[str, list[str]]:
     """By service, but the console: why it does nothing. One that works for some forces only is not hindered."""
     found = assemble.health_of_services(settings, besides="console")
     if not assemble.is_embedded(settings):  # the others may run on another host
         found = {name: health for name, health in found.items() if health.status != NOT_RUNNING}
-    return {name: [] if health.works else health.reasons or [health.status] for name, health in found.items()}
+    hindered = {name: [] if health.works else health.reasons or [health.status] for name, health in found.items()}
+    return hindered | ({"keys": reasons} if (reasons := stale(keys_age_s)) else {})
 
 
 def keep(work: Callable[[], object], stop: Stop, telemetry: Telemetry, interval_s: float) -> None:
@@ -365,35 +368,55 @@ class Follower:
 
 
 class ArchiveLag:
-    """The gateway's reason not to be ready: the archive is so far behind that retention would soon stop the intake."""
+    """The gateway's reasons not to be ready, or degraded: the archive is so far behind on a force that retention would soon
+    stop its intake. Asked again every `ASK_S`; from any thread."""
 
     ASK_S = 5.0
 
-    def __init__(self, settings: Settings, stream: Stream) -> None:
-        self._settings, self._stream = settings, stream
+    def __init__(self, stream: Stream, clock: Clock, limit_s: float) -> None:
+        self._stream, self._clock, self._limit_s = stream, clock, limit_s
         self._due = 0.0
-        self._reasons: list[str] = []
+        self._found: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def __call__(self) -> list[str]:
+    def reasons(self) -> list[str]:
+        """Those of all forces, if there is one for each."""
+        found = self._look()
+        return list(found.values()) if all(found.values()) else []
+
+    def degraded(self) -> list[str]:
+        return [reason for reason in self._look().values() if reason]
+
+    def _look(self) -> dict[str, str]:
+        """By topic, why it is behind; "" if it is not."""
         with self._lock:
-            now = assemble.CLOCK.monotonic()
-            if now >= self._due:
-                self._due = now + self.ASK_S
-                self._reasons = [reason for topic in self._topics() if (reason := self._reason(topic))]
-            return self._reasons
+            if self._clock.monotonic() >= self._due:
+                self._found = self._ask()
+                self._due = self._clock.monotonic() + self.ASK_S
+            return self._found
 
-    def _topics(self) -> list[str]:
-        return [topic for topic in self._stream.topics() if topic.startswith(REPORTS)]
+    def _ask(self) -> dict[str, str]:
+        try:
+            topics = {topic: count for topic, count in self._stream.topics().items() if topic.startswith(REPORTS)}
+        except StreamError as error:
+            return {"": f"the stream cannot be read: {error}"}
+        return {topic: self._reason(topic, partitions) for topic, partitions in topics.items()}
 
-    def _reason(self, topic: str) -> str:
-        limit_s = self._settings.stream.retention_s / 2
-        for partition, position in self._stream.committed("archive", topic).items():
-            batches = self._stream.read(topic, partition, position, 1)
-            lag_s = (micros(assemble.CLOCK.now()) - batches[0].appended_us) / 1e6 if batches else 0.0
-            if lag_s > limit_s:
-                return f"the archive is {lag_s:.0f} s behind on {topic}; the limit is {limit_s:.0f} s"
-        return ""
+    def _reason(self, topic: str, partitions: int) -> str:
+        try:
+            committed = self._stream.committed("archive", topic)
+            lag_s = max(self._lag_s(topic, number, committed.get(number)) for number in range(partitions))
+        except StreamError as error:
+            return f"how far the archive is behind on {topic} cannot be told: {error}"
+        if lag_s <= self._limit_s:
+            return ""
+        return f"the archive is {lag_s:.0f} s behind on {topic}; the limit is {self._limit_s:.0f} s"
+
+    def _lag_s(self, topic: str, partition: int, committed: int | None) -> float:
+        """Age of the oldest record that the archive has not told to have; of the oldest kept, if it never told."""
+        position = self._stream.bounds(topic, partition).earliest if committed is None else committed
+        batches = self._stream.read(topic, partition, position, 1)
+        return (micros(self._clock.now()) - batches[0].appended_us) / 1e6 if batches else 0.0
 
 
 def _serve(server: Callable[[asyncio.Event], Any], stop: Stop) -> None:

@@ -28,11 +28,11 @@ class Cursor:
         self._segment = self._find()
         self._row = self._segment.row_before(positions)
 
-    def take(self) -> list[Batch]:
-        """The next batches, about TAKE_BYTES_MAX; [] at the end."""
+    def take(self, bytes_max: int = TAKE_BYTES_MAX) -> list[Batch]:
+        """The next batches, about `bytes_max` unpacked, and at least one; [] at the end."""
         while True:
             sealed = self._segment.sealed()  # asked before the rows: what is read after a seal is all there is
-            rows = self._segment.rows_after(self._row, TAKE_BYTES_MAX)
+            rows = self._segment.rows_after(self._row, bytes_max)
             if rows:
                 batches = [batch for row in rows if (batch := self._batch(row)) is not None]
                 self._row = rows[-1].id

@@ -32,7 +32,7 @@ from harmonywatch.stream.contract import (
     TopicPartition,
     UnknownTopic,
 )
-from harmonywatch.stream.cursor import Cursor
+from harmonywatch.stream.cursor import TAKE_BYTES_MAX, Cursor
 from harmonywatch.stream.segment import Positions, check_engine, damage_of, sync_folder, translated
 from harmonywatch.stream.starting import Aside, begin, check_sizes, check_topic, matches
 from harmonywatch.stream.topiclog import DRAFT_S, Health, TopicLog, make_topic, partitions_of, remove_stale
@@ -114,7 +114,7 @@ class SqliteStream:
         found: list[Batch] = []
         count = 0
         with damage_of(topic), contextlib.closing(Cursor(self.place(topic), {partition: position})) as cursor:
-            while count < max_records and (batches := cursor.take()):
+            while count < max_records and (batches := cursor.take(TAKE_BYTES_MAX if max_records > 1 else 1)):
                 for batch in batches:
                     if count < max_records:
                         found.append(batch)
