@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,12 @@ from engines.kafka import Cluster
 from harmonywatch.settings import StreamSettings
 from harmonywatch.stream.kafka.address import parse
 from harmonywatch.stream.kafka.stream import KafkaStream
+
+sys.path += [str(Path(__file__).parent.parent / room) for room in ("gateway", "end_to_end")]
+
+from figures import pytest_terminal_summary, tell  # noqa: E402
+
+__all__ = ["pytest_terminal_summary", "tell"]
 
 Connect = Callable[..., KafkaStream]
 
@@ -48,8 +57,8 @@ def connect(url: str) -> Iterator[Connect]:
     """Opens the test's own stream, as often as asked, with any of its settings."""
     streams: list[KafkaStream] = []
 
-    def opened(**settings: object) -> KafkaStream:
-        chosen = StreamSettings.model_validate({"replicas": 1, **settings})
+    def opened(**settings: Any) -> KafkaStream:
+        chosen = StreamSettings(**{"replicas": 1, **settings})
         streams.append(KafkaStream(parse(url, "", {}), chosen))
         return streams[-1]
 
