@@ -116,10 +116,12 @@ def report_rows(table: pa.Table, marks: tuple[Flags, Flags], tokens: Tokens) -> 
     repeat, conflict = marks
     columns = _columns_of(table, day_of="time")
     columns["repeat"], columns["conflict"] = pa.array(repeat), pa.array(conflict)
-    rows = pa.table([columns[name] for name in REPORTS_SCHEMA.names], names=REPORTS_SCHEMA.names)
-    rows = _without_payload(rows, repeat) if repeat.any() else rows
-    at = rows.schema.get_field_index("citizens")
-    return rows.set_column(at, "citizens", _with_tokens(rows["citizens"].combine_chunks(), tokens))
+    if repeat.any():
+        columns = {
+            name: column if name in _KEPT_OF_A_REPEAT else _blank(column, repeat) for name, column in columns.items()
+        }
+    columns["citizens"] = _with_tokens(_whole(columns["citizens"]), tokens)
+    return pa.table([columns[name] for name in REPORTS_SCHEMA.names], names=REPORTS_SCHEMA.names)
 
 
 _KEPT_OF_A_REPEAT = frozenset(
@@ -130,20 +132,30 @@ _KEPT_OF_A_REPEAT = frozenset(
 )  # fmt: skip
 
 
-def _without_payload(rows: pa.Table, repeat: Flags) -> pa.Table:
-    """A repeat's content is stored already: its row says only that it came, when, and which record it was."""
-    said, again = rows.filter(pa.array(~repeat)), rows.filter(pa.array(repeat))
-    for place, field in enumerate(rows.schema):
-        if field.name not in _KEPT_OF_A_REPEAT:
-            again = again.set_column(place, field, pa.nulls(len(again), field.type))
-    return pa.concat_tables([said, again])
+def _blank(column: Any, repeat: Flags) -> Any:
+    """The column without what repeats say: their content is stored already, their rows say only that they came."""
+    column = _whole(column)
+    if not pa.types.is_list(column.type):
+        return pc.if_else(pa.array(~repeat), column, pa.scalar(None, column.type))
+    offsets, again = np.asarray(column.offsets), np.flatnonzero(repeat)
+    lengths = np.diff(offsets)
+    lengths[again] = 0
+    starts, ends = [0, *offsets[again + 1].tolist()], [*offsets[again].tolist(), offsets[-1]]
+    kept = [column.values.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
+    return _lists(lengths, pa.concat_arrays(kept), mask=pa.array(repeat))
+
+
+def _whole(column: Any) -> Any:
+    """As one array that begins at its first element."""
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 def _with_tokens(citizens: Any, tokens: Tokens) -> Any:
     seen = citizens.values
     parts = [*tokens.columns(np.asarray(seen.field(0))), seen.field(1), seen.field(2)]
     fields = [pa.field(field.name, part.type) for field, part in zip(CITIZEN, parts, strict=True)]
-    return pa.ListArray.from_arrays(citizens.offsets, _struct(parts, fields), mask=citizens.is_null())
+    mask = citizens.is_null() if citizens.null_count else None
+    return pa.ListArray.from_arrays(citizens.offsets, _struct(parts, fields), mask=mask)
 
 
 def alert_rows(table: pa.Table, repeat: Flags, tokens: Tokens) -> pa.Table:
@@ -189,8 +201,8 @@ def _struct(parts: list[Any], fields: list[pa.Field[Any]]) -> Any:
     return pa.StructArray.from_arrays(parts, fields=fields)
 
 
-def _lists(lengths: list[int], elements: Any) -> Any:
+def _lists(lengths: Sequence[int] | npt.NDArray[np.int32], elements: Any, mask: Any = None) -> Any:
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     lists: Any = pa.ListArray
-    return lists.from_arrays(pa.array(offsets), elements)
+    return lists.from_arrays(pa.array(offsets), elements, mask=mask)

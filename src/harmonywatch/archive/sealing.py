@@ -106,8 +106,7 @@ class Sealer:
 
 def _short(identity: str) -> str:
     """An identity as it is sealed: tokens are most of a fresh file of the lake, so each byte of them counts."""
-    kind, _, rest = identity.partition(":")
-    return kind[0] + rest
+    return identity[0] + identity[identity.index(":") + 1 :]
 
 
 def _long(sealed: str) -> str:

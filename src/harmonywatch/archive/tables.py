@@ -132,7 +132,7 @@ class Intake:
             self._decode()
         if self._poison:
             self._store_poison(sorted(self._poison, key=lambda each: (each.at, each.offset)))
-        rows, repeats = self.rows(pa.concat_tables(self._pieces).combine_chunks())
+        rows, repeats = self.rows(pa.concat_tables(self._pieces))
         return Addition(self.table, rows, base, target), Stored(len(rows), repeats, len(self._poison))
 
     def form(self, forms: Forms) -> Form:
