@@ -25,11 +25,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from harmonywatch.clock import SystemClock, from_wire, to_wire
-from harmonywatch.registry.contract import PARTITIONS_DEFAULT, AlreadyExists, Force, RegistryError, SchemaTooNew
+from harmonywatch.registry.contract import (
+    PARTITIONS_DEFAULT,
+    PARTITIONS_KAFKA,
+    AlreadyExists,
+    Force,
+    RegistryError,
+    SchemaTooNew,
+)
 from harmonywatch.report.topics import ALERTS, DELIVERIES, DURABLE_GROUPS, EVENTS, REJECTS, REPORTS, topic_of
-from harmonywatch.service import places, service_of
+from harmonywatch.service import places
 from harmonywatch.settings import BadSettings, Settings, load
 from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
+from harmonywatch.supervisor import service_of
 
 if TYPE_CHECKING:
     from harmonywatch.analysis.analyst import Analyst
@@ -208,7 +216,7 @@ def add_force(settings: Settings, actor: str, name: str) -> Force:
     missing: whoever was interrupted tries again."""
     with opened_registry(settings, actor) as registry, contextlib.closing(open_stream(settings)) as stream:
         try:
-            added = registry.add_force(name, PARTITIONS_DEFAULT)
+            added = registry.add_force(name, PARTITIONS_DEFAULT if is_embedded(settings) else PARTITIONS_KAFKA)
         except AlreadyExists:
             ensure_topics(stream, name, registry.force(name).partitions)
             raise

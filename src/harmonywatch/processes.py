@@ -32,7 +32,6 @@ from harmonywatch.service import (
     Stop,
     claim,
     note_place,
-    service_of,
     stop_on_signals,
 )
 from harmonywatch.settings import BadSettings, Settings
@@ -47,6 +46,7 @@ from harmonywatch.stream.contract import (
 )
 from harmonywatch.stream.follow import follow
 from harmonywatch.stream.forces import Forces, Handler
+from harmonywatch.supervisor import service_of
 from harmonywatch.telemetry import Telemetry, configure_logging
 
 if TYPE_CHECKING:

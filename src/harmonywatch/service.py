@@ -24,11 +24,6 @@ class AlreadyRunning(Exception):
     """Another process is this service of this folder."""
 
 
-def service_of(name: str) -> str:
-    """The service that a process is: `archive` for the copies `archive:1` and `archive:2` too."""
-    return name.partition(":")[0]
-
-
 def claim(folder: Path, name: str) -> None:
     """Be the one process of this name on the folder, until it ends. Raises AlreadyRunning.
 

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from harmonywatch.service import service_of
-
 SERVICES = ("gateway", "alerting", "dispatch", "console", "archive")
 """In the order of their start: what answers first comes first, what may wait last."""
 
@@ -40,6 +38,11 @@ STOP_S = 18.0
 def services_of(mqtt: bool) -> tuple[str, ...]:
     """The services of a folder, in the order of their start. `mqtt`: whether its settings name a broker."""
     return (*SERVICES, MQTT) if mqtt else SERVICES
+
+
+def service_of(name: str) -> str:
+    """The service that a process is: `archive` for the copies `archive:1` and `archive:2` too."""
+    return name.partition(":")[0]
 
 
 def copies_of(services: Sequence[str], copies: Mapping[str, int]) -> tuple[str, ...]:

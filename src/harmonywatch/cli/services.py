@@ -85,7 +85,7 @@ def up(shell: Shell, copies: dict[str, int], **options: Any) -> None:
 
     \b
     harmonywatch up
-    harmonywatch up --copies gateway=2,archive=2     with stream.url = kafka://...
+    harmonywatch up --copies gateway=2,archive=2
     harmonywatch up --data /srv/harmony --gateway-port 8470 --tls-cert cert.pem --tls-key key.pem --gateway-host 0.0.0.0
     """
     from harmonywatch import assemble
