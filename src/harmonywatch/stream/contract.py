@@ -44,7 +44,8 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive records of one partition. `appended_us`: when the adapter took them, microseconds since 1970."""
+    """Consecutive records of one partition. `appended_us`: when the first was appended, microseconds since 1970, by the
+    clock of the machine that has the log and as exactly as it tells (Kafka: milliseconds)."""
 
     topic: str
     partition: int
@@ -150,9 +151,10 @@ WHOLE_STREAM = (StreamBroken, StreamReset, ClosedStream)
 
 
 class PartitionsMoved(StreamError):
-    """No fault: raised by `poll` of a reader that shares a group with others when it lost partitions of these topics.
-    What was gathered of them must be forgotten, not made durable: their new owner reads it again. The topics are aside
-    until they are taken up; what is left of them then begins anew. The embedded adapters never raise it."""
+    """No fault: raised by `poll` of a reader that shares a group with others when it lost partitions of these topics, or
+    got more of them. What was gathered of them must be forgotten, not made durable: a new owner reads it again; and what
+    is remembered of their positions may be older than what the former owner made durable. The topics are aside until they
+    are taken up; what is ours of them then begins anew. The embedded adapters never raise it."""
 
     def __init__(self, topics: Iterable[str]) -> None:
         self.topics = frozenset(topics)

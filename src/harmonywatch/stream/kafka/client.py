@@ -349,6 +349,7 @@ class Appender:
         self._producer.flush(DELIVERY_S)
         self._stop.set()
         self._thread.join()
+        self._producer.close(0)
 
 
 def _out_of_room(topic: str, queued: int) -> StreamError:
