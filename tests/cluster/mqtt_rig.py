@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvloop
+from gateway_rig import Members, eventually, report
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -27,11 +26,6 @@ from harmonywatch.report.topics import EVENTS, REJECTS, REPORTS, RejectRecord, W
 from harmonywatch.settings import MqttSettings
 from harmonywatch.stream.contract import Stream
 from harmonywatch.telemetry import Telemetry
-
-for room in ("gateway", "end_to_end", "fault"):
-    sys.path.append(str(Path(__file__).parent.parent / room))
-
-from gateway_rig import Members, eventually, report  # noqa: E402
 
 PARTITIONS = 4
 FORCES = ("north", "south")

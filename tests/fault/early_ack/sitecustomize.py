@@ -1,8 +1,9 @@
 """Positive control, for tests only: a gateway that acknowledges before the commit.
 
-Python imports a file of this name by itself from PYTHONPATH. In the process of the gateway, and nowhere else, an append to
-the stream returns at once, and the records go to the disk a little later from a thread: what every guarantee of the door
-forbids. The product has no such switch; the tests that kill it must see acknowledged reports lost.
+Python imports a file of this name by itself from PYTHONPATH. In the process of the gateway or of the MQTT service, and
+nowhere else, an append to the stream returns at once, and the records go to the disk a little later from a thread: what
+every guarantee of the door forbids. The product has no such switch; the tests that kill it must see acknowledged reports
+lost.
 """
 
 from __future__ import annotations
@@ -37,5 +38,5 @@ def _acknowledge_early() -> None:
     SqliteStream.append = early  # type: ignore[method-assign]
 
 
-if "run" in sys.orig_argv and "gateway" in sys.orig_argv:
+if "run" in sys.orig_argv and {"gateway", "mqtt"} & set(sys.orig_argv):
     _acknowledge_early()
