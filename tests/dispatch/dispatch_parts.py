@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import xxhash
+from sqlalchemy import Engine, event
 
 from harmonywatch.clock import Clock, ManualClock, micros, to_wire
 from harmonywatch.dispatch.dispatcher import Dispatcher, DispatchParts
 from harmonywatch.dispatch.store import IncidentStore, open_incidents
 from harmonywatch.registry.contract import Channel, Force
+from harmonywatch.registry.engine import open_engine
 from harmonywatch.report.topics import ALERTS, DELIVERIES, EVENTS, AlertRecord, encode, topic_of
 from harmonywatch.settings import DispatchSettings
 from harmonywatch.stream.contract import Batch, Stream, TopicPartition, partition_of
@@ -97,11 +100,33 @@ def put(stream: Stream, alerts: Sequence[AlertRecord]) -> None:
         stream.append(topic_of(ALERTS, force), records)
 
 
+def file_of(folder: Path) -> str:
+    """The URL of a state in a file of its own."""
+    return f"sqlite:///{folder / 'incidents.db'}"
+
+
+state_url: Callable[[Path], str] = file_of
+"""Where the state of a test is. `tests/cluster` puts a database of a server here, and runs the same tests."""
+
+
+def careless(url: str) -> Engine:
+    """An engine that does not wait for the disk, for crashes of the process and not of the machine."""
+    engine = open_engine(url)
+    said = "PRAGMA synchronous=OFF" if url.startswith("sqlite") else "SET synchronous_commit=off"
+
+    def connected(connection: Any, _record: object) -> None:
+        connection.execute(said)
+        connection.commit()
+
+    event.listen(engine, "connect", connected)
+    return engine
+
+
 class Room:
     """Stream, state, desk and a dispatcher that can be killed and made again, from the stored positions or older ones."""
 
     def __init__(self, stream: Stream, folder: Path, clock: Clock | None = None) -> None:
-        self.stream, self.url = stream, f"sqlite:///{folder / 'incidents.db'}"
+        self.stream, self.url = stream, state_url(folder)
         self.clock = clock or ManualClock(T0)
         self.desk = PaperDesk()
         self.settings = DispatchSettings()

@@ -1,4 +1,4 @@
-"""A real dispatcher as a process: `dispatcher_process.py FOLDER`; says `ready`, ends when its input does."""
+"""A real dispatcher as a process: `dispatcher_process.py FOLDER URL`; says `ready`, ends when its input does."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from harmonywatch.stream.sqlite import SqliteStream
 from harmonywatch.telemetry import Telemetry
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, url: str) -> None:
     clock = SystemClock()
     stream = SqliteStream(folder / "stream", StreamSettings(), clock)
-    store = open_incidents(f"sqlite:///{folder / 'incidents.db'}", DispatchSettings())
+    store = open_incidents(url, DispatchSettings())
     telemetry = Telemetry("dispatch")
     parts = DispatchParts(store, stream, PaperDesk(), clock, telemetry)
     forces = Forces(lambda _force: Dispatcher(parts), clock, telemetry)
@@ -42,4 +42,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

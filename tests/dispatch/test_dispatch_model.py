@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dispatch_parts import PARTITIONS, Room, alert, make_topics, put
-from sqlalchemy import Connection, event, text
+from dispatch_parts import PARTITIONS, Room, alert, careless, make_topics, put
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from harmonywatch.clock import from_wire
@@ -117,7 +117,6 @@ class Run:
             self.dice.choice(ways)()
         self.drain()
         self.check_events()
-        self.room.store.close()
 
     def see(self) -> None:
         """Some citizens are seen, some of them by many at once, some long ago."""
@@ -252,9 +251,7 @@ def opening(kind: type[IncidentStore]) -> Callable[[str, DispatchSettings], Inci
 
     def opened(url: str, settings: DispatchSettings) -> IncidentStore:
         open_incidents(url, settings).close()
-        engine = open_engine(url)
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-        return kind(engine, settings)
+        return kind(careless(url), settings)
 
     return opened
 
@@ -279,7 +276,10 @@ def run_with(
         room.reopen()
 
     run = Run(folder, seed, prepared)
-    run.go()
+    try:
+        run.go()
+    finally:
+        run.room.store.close()
     return run
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import dispatch_parts
 import msgspec
 import pytest
 from dispatch_parts import PARTITIONS, alert, make_topics, put
@@ -30,7 +31,8 @@ class Yard:
         self.folder, self.clock = folder, SystemClock()
         self.stream = SqliteStream(folder / "stream", StreamSettings(), self.clock)
         make_topics(self.stream)
-        self.store: IncidentStore = open_incidents(f"sqlite:///{folder / 'incidents.db'}", DispatchSettings())
+        self.url = dispatch_parts.state_url(folder)
+        self.store: IncidentStore = open_incidents(self.url, DispatchSettings())
         self.seed = random.randrange(1 << 32)
         print(f"seed {self.seed}")  # noqa: T201
         self.dice = random.Random(self.seed)
@@ -39,7 +41,10 @@ class Yard:
 
     def start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(self.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(PROGRAM), str(self.folder), self.url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.processes.append(process)
         return process

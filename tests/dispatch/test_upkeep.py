@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dispatch_parts
 import pytest
 import structlog
-from dispatch_parts import T0, Room, WrongClock, alert, later, make_topics, put
+from dispatch_parts import T0, Room, WrongClock, alert, careless, later, make_topics, put
 from sqlalchemy import Engine, event, text
 
 from harmonywatch.clock import micros
@@ -164,9 +165,7 @@ def test_a_hundred_thousand_alerts_leave_a_bounded_file(tmp_path: Path) -> None:
 
     def opener(url: str, settings: DispatchSettings) -> IncidentStore:
         open_incidents(url, settings).close()
-        engine = open_engine(url)
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-        return IncidentStore(engine, settings)
+        return IncidentStore(careless(url), settings)
 
     stream = MemoryStream()
     make_topics(stream)
@@ -197,17 +196,15 @@ def test_a_hundred_thousand_alerts_leave_a_bounded_file(tmp_path: Path) -> None:
 
 def opened_in_previous_schema(folder: Path) -> str:
     """A database as the first schema made and filled it: an alert counted on a day of the calendar, its incident."""
-    url = f"sqlite:///{folder / 'incidents.db'}"
+    url = dispatch_parts.state_url(folder)
     engine = open_engine(url)
     migrate(engine, "0001", MIGRATIONS, INCIDENTS_VERSION_TABLE)
     first, now_us = alert(1), micros(T0)
     with writing(engine) as connection:
-        values = (
-            "'i1', 'north', 'name:Ada', 'Ada', 'harmonyscore-below-25', 'new', 2, 1, :now, :now, :now, 1, 2, 3, 1, 0"
-        )
+        values = "'i1', 'north', 'name:Ada', 'Ada', 'harmonyscore-below-25', 'new', 2, 1, :now, :now, :now, 1, 2, 3, 1, :late"
         connection.execute(
             text(f"INSERT INTO incidents VALUES ({values}, NULL, NULL, NULL, 'dispatcher', :now, :subject)"),  # noqa: S608
-            {"now": now_us, "subject": b"s" * 16},
+            {"now": now_us, "late": False, "subject": b"s" * 16},
         )
         connection.execute(
             text("INSERT INTO seen_alerts VALUES (:day, :alert)"),

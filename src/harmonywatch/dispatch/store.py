@@ -5,9 +5,13 @@ these alerts; 3. decide (pure); 4. write incidents, occurrences, log, seen alert
 crash anywhere leaves the poll done or not done. What was done is recognised twice over: by its position (records below
 the stored one are skipped) and by the alert's id (the topic may repeat an alert).
 
-Several workers: SQLite lets in one writer at a time (BEGIN IMMEDIATE), PostgreSQL locks the positions' rows; where
-neither helps (two firsts of one subject on rows that do not exist yet) the unique keys refuse the second one, which
-then begins again and sees the first.
+Several workers: SQLite lets in one writer at a time (BEGIN IMMEDIATE). PostgreSQL runs them side by side at READ
+COMMITTED, with explicit locks: first the rows of the positions, then those of the incidents (in the order of their
+subjects, so that two polls wait for one another and do not deadlock), and only then is read what is decided upon: what is
+read below a lock is what the one before us committed. Rows that do not exist yet cannot be locked (two firsts of one
+subject, of one partition, of one alert): there the unique keys refuse the second one, which then begins again and sees the
+first. SERIALIZABLE would promise the same without a thought, by making workers begin again whenever they touch one page of
+a table: here, where all of them add rows at its end, that is nearly always, and officers' acts would suffer with them.
 """
 
 from __future__ import annotations
@@ -59,6 +63,7 @@ from harmonywatch.dispatch.writing import (
     write_notices,
     write_outcome,
 )
+from harmonywatch.registry.contract import RegistryBusy
 from harmonywatch.registry.engine import open_engine, reading, writing
 from harmonywatch.registry.migrate import migrate
 from harmonywatch.settings import DispatchSettings
@@ -66,8 +71,9 @@ from harmonywatch.stream.contract import StreamReset, TopicPartition
 
 T = TypeVar("T")
 
-RACES_MAX = 10
-"""Times that a transaction begins again because another worker was first; each time the other has made progress."""
+RACES_MAX = 50
+"""Times that a transaction begins again because another worker was first. Each time the other has made progress, so it is
+as many as there are others at work on the same citizens: more than this is a bug, of ours or of a key."""
 
 AHEAD_LEAST_S = 3_600.0
 """Nothing is due later than this, or twice the longest wait between two tries: what seems to be was written before the
@@ -166,7 +172,7 @@ class IncidentStore:
         wanted = self._overdue(INCIDENT, now_us).where(c.force.in_(forces)).order_by(c.last_alert_us).limit(LAPSE_MOST)
 
         def close(connection: Connection) -> Recorded:
-            rows = connection.execute(wanted.with_for_update()).all()
+            rows = connection.execute(wanted.with_for_update(skip_locked=True)).all()
             recorded = Recorded(lapse([incident_of(row) for row in rows], now_us, self.policy))
             write_outcome(connection, recorded.outcome, running_day(connection), self._occurrences_max)
             recorded.events = write_events(connection, recorded.outcome.changes, now_us + EVENT_HOLD_US)
@@ -219,10 +225,12 @@ class IncidentStore:
         return Recorded(outcome, events, notified)
 
     def _view(self, connection: Connection, sightings: Sequence[Sighting], day: int) -> View:
-        """What the state holds of these alerts. One that opened an incident is known by that, however long ago."""
+        """What the state holds of these alerts. One that opened an incident is known by that, however long ago.
+
+        Incidents first: whoever holds one has counted its alert before we are let in, so then we see that."""
+        current = self._current(connection, {sighting.subject for sighting in sightings})
         seen = self._seen(connection, {sighting.key for sighting in sightings}, day)
         unseen = [sighting for sighting in sightings if sighting.key not in seen]
-        current = self._current(connection, {sighting.subject for sighting in unseen})
         pairs = {(current[s.subject].incident_id, s.watcher_id) for s in unseen if s.subject in current}
         openers = openers_among(connection, sorted({incident_id_of(s.alert_id) for s in unseen}))
         seen.update(s.key for s in unseen if incident_id_of(s.alert_id) in openers)
@@ -277,6 +285,9 @@ class IncidentStore:
                     return work(connection)
             except IntegrityError:
                 continue
+            except RegistryBusy as error:
+                if not _is_lost_race(error):
+                    raise
         with writing(self._engine) as connection:
             return work(connection)
 
@@ -404,6 +415,11 @@ def _listed(force: str | None, since_us: int | None) -> Select[Any]:
 def _opened(since_us: int | None) -> ColumnElement[int]:
     """What a listing is ordered by; see `_listed`."""
     return incidents.c.opened_us if since_us is None else incidents.c.opened_us + 0
+
+
+def _is_lost_race(error: RegistryBusy) -> bool:
+    """Two waited for one another, and the database chose us to give way."""
+    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) in ("40001", "40P01")
 
 
 _PREFIX = re.compile("i[0-9a-f]{0,16}")

@@ -115,7 +115,7 @@ def write_outcome(connection: Connection, outcome: Outcome, day: int, occurrence
     """Everything but the outboxes. `day`: of running time. Incidents that cease to be current go first: their subject is
     taken over."""
     write_incidents(connection, outcome)
-    run(connection, seen_alerts.insert(), [{"day": day, "alert": key} for key in outcome.seen])
+    run(connection, seen_alerts.insert(), [{"day": day, "alert": key} for key in sorted(outcome.seen)])
     pairs = [{"incident_id": incident_id, "watcher_id": watcher_id} for incident_id, watcher_id in outcome.watchers]
     run(connection, incident_watchers.insert(), pairs)
     _write_occurrences(connection, outcome, occurrences_max)
@@ -124,8 +124,9 @@ def write_outcome(connection: Connection, outcome: Outcome, day: int, occurrence
 
 
 def write_incidents(connection: Connection, outcome: Outcome) -> None:
-    """The incidents themselves and their log."""
-    changed = sorted(outcome.incidents.values(), key=lambda incident: incident.current)
+    """The incidents themselves and their log. All write in one order, see `store`: those that give up their subject first,
+    then by subject."""
+    changed = sorted(outcome.incidents.values(), key=lambda i: (i.current, subject_of(i.force, i.identity, i.rule)))
     known = [incident for incident in changed if incident.incident_id not in outcome.new]
     stepped = {step.incident.incident_id for step in outcome.steps}
     joined = [i for i in known if i.current and i.incident_id not in stepped]
@@ -224,10 +225,11 @@ def seen_among(connection: Connection, keys: Iterable[bytes], days: Sequence[int
 
 
 def current_of(connection: Connection, subjects: Iterable[bytes]) -> dict[bytes, Incident]:
+    """By subject; locked until the transaction ends, in the order of the sorted `subjects`."""
     found: dict[bytes, Incident] = {}
     for some in parts(subjects):
-        wanted = INCIDENT.where(incidents.c.current_subject.in_(some)).with_for_update()
-        for row in connection.execute(wanted).all():
+        wanted = INCIDENT.where(incidents.c.current_subject.in_(some)).order_by(incidents.c.current_subject)
+        for row in connection.execute(wanted.with_for_update()).all():
             found[bytes(row[len(FIELDS)])] = incident_of(row)
     return found
 
