@@ -279,7 +279,7 @@ def test_numbers_of_citizens_are_forgotten_when_there_are_too_many(tmp_path: Pat
     monkeypatch.setattr("harmonywatch.archive.tokens.REMEMBERED_MAX", 3)
     _, tokens = _forms(tmp_path)
     for _ in range(3):
-        numbers = tokens.number(["A", "B", "C", "D", "A"], [None, "b", None, None, None])
+        numbers = tokens.number(["A", ("B", "b"), "C", "D", "A"])
         assert numbers.tolist() == [0, 1, 2, 3, 0]
         citizen, sealed = tokens.columns(numbers)
         assert len(set(citizen.to_pylist())) == 4 and [text is None for text in sealed.to_pylist()] == [1, 0, 1, 1, 1]

@@ -19,12 +19,13 @@ from h3ronpy import cells_to_string  # type: ignore[import-untyped]
 from h3ronpy.vector import coordinates_to_cells  # type: ignore[import-untyped]
 from msgspec import Meta
 
-from harmonywatch.archive.decoding import Form, column, words_column
+from harmonywatch.archive.decoding import Form, columns_of, words_column
 from harmonywatch.archive.schema import ALERTS_SCHEMA, CITIZEN, REJECTS_SCHEMA, REPORTS_SCHEMA
 from harmonywatch.archive.sealing import Sealer
-from harmonywatch.archive.tokens import Tokens
+from harmonywatch.archive.tokens import Tokens, Who
 from harmonywatch.report.record import ReportRecord
 from harmonywatch.report.topics import AlertRecord, RejectRecord
+from harmonywatch.report.words import Citizen
 
 pc: Any = pyarrow.compute  # its stubs know too few of its overloads
 Flags = npt.NDArray[np.bool_]
@@ -79,21 +80,18 @@ class Forms:
         columns["h3"] = cells(columns["lat"], columns["lon"])
         columns["words"] = words_column([record.words for record in records])
         seen = [citizen for record in records for citizen in record.citizens]
-        numbers = self._tokens.number([citizen.name for citizen in seen], [citizen.citizen_id for citizen in seen])
-        parts = [
-            pa.array(numbers),
-            column(seen, "harmonyscore", pa.float64()),
-            column(seen, "confidence", pa.float64()),
-        ]
-        fields = [NUMBER, CITIZEN.field("harmonyscore"), CITIZEN.field("confidence")]
-        columns["citizens"] = _lists([len(record.citizens) for record in records], _struct(parts, fields))
+        numbers = self._tokens.number(_whom(seen))
+        fields = [CITIZEN.field("harmonyscore"), CITIZEN.field("confidence")]
+        parts = columns_of(seen, {field.name: (field.name, field.type) for field in fields}).values()
+        columns["citizens"] = _lists(
+            [len(record.citizens) for record in records], _struct([pa.array(numbers), *parts], [NUMBER, *fields])
+        )
         return pa.table(columns)
 
     def _alerts(self, records: Sequence[AlertIn]) -> pa.Table:
         columns = _said(records, ALERTS_SCHEMA)
         columns["h3"] = cells(columns["lat"], columns["lon"])
-        numbers = self._tokens.number([alert.name for alert in records], [alert.citizen_id for alert in records])
-        return pa.table(columns | {"number": pa.array(numbers)})
+        return pa.table(columns | {"number": pa.array(self._tokens.number(_whom(records)))})
 
     def _rejects(self, records: Sequence[RejectIn]) -> pa.Table:
         columns = _said(records, REJECTS_SCHEMA)
@@ -102,13 +100,14 @@ class Forms:
         return pa.table(columns)
 
 
+def _whom(citizens: Sequence[Citizen | AlertIn]) -> list[Who]:
+    return [each.name if each.citizen_id is None else (each.name, each.citizen_id) for each in citizens]
+
+
 def _said(records: Sequence[Any], schema: pa.Schema) -> dict[str, Any]:
     """The columns that are members of the records, as they stand."""
-    return {
-        field.name: column(records, field.name.removeprefix("origin_"), field.type)
-        for field in schema
-        if field.name not in _MADE
-    }
+    fields = [field for field in schema if field.name not in _MADE]
+    return columns_of(records, {field.name: (field.name.removeprefix("origin_"), field.type) for field in fields})
 
 
 def report_rows(table: pa.Table, marks: tuple[Flags, Flags], tokens: Tokens) -> pa.Table:
@@ -176,9 +175,7 @@ def reject_rows(table: pa.Table, topic: str) -> pa.Table:
 def poison_rows(records: list[RejectRecord], values: list[bytes], sealer: Sealer) -> pa.Table:
     """Rows of `rejects` for records that could not be decoded: `records` say which, `values` are their bytes."""
     columns = _said(records, REJECTS_SCHEMA)
-    columns |= {
-        name: column(records, name, REJECTS_SCHEMA.field(name).type) for name in ("topic", "partition", "offset")
-    }
+    columns |= {name: columns[f"origin_{name}"] for name in ("topic", "partition", "offset")}
     sealed = [sealer.seal_bytes(value, record.reject_id) for record, value in zip(records, values, strict=True)]
     columns |= {"bytes": pa.array(sealed, pa.binary()), "day": columns["received_at"].cast(pa.date32())}
     return pa.table([columns[name] for name in REJECTS_SCHEMA.names], schema=REJECTS_SCHEMA)

@@ -11,7 +11,7 @@ without a Python object for each (`words_column`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -126,9 +126,15 @@ def _refuse_newer(value: bytes) -> None:
         raise NewerRecord(version)
 
 
-def column(records: Sequence[Any], member: str, kind: Any) -> Any:
-    """One member of each record, as an Arrow array; times are text until here."""
-    values = list(map(attrgetter(member), records))
+def columns_of(records: Sequence[Any], wanted: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Members of the records as Arrow arrays. `wanted`: by name of the column, the member and its type; times are text
+    until here."""
+    members = zip(*map(attrgetter(*(member for member, _ in wanted.values())), records), strict=True)
+    values = list(members) if records else [()] * len(wanted)
+    return {name: _array(each, kind) for (name, (_, kind)), each in zip(wanted.items(), values, strict=True)}
+
+
+def _array(values: tuple[Any, ...], kind: Any) -> Any:
     return pa.array(values, pa.string()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
 

@@ -7,7 +7,7 @@ Numbers mean something only between two calls of `forget`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,12 @@ REMEMBERED_MAX = 200_000
 """Citizens kept in memory, about 60 MB at most. Sealing one again costs some 3 microseconds, so forgetting all is cheap."""
 
 
-class _Numbers(dict[tuple[str, str | None], int]):
-    """Numbers by (name, citizen_id); who is not there gets the next, and is sealed.
+Who = str | tuple[str, str]
+"""A name alone, or a name and a citizen_id: most have none, and a look-up of one text touches half the memory."""
+
+
+class _Numbers(dict[Who, int]):
+    """Numbers of citizens; who is not there gets the next, and is sealed.
 
     `place`: of each number, where in `citizens` its token is, because two spellings may be one identity: a dictionary that
     says a text twice is refused by Parquet.
@@ -35,8 +39,8 @@ class _Numbers(dict[tuple[str, str | None], int]):
         self.citizens: dict[str, int] = {}
         self.sealed: list[str | None] = []
 
-    def __missing__(self, who: tuple[str, str | None]) -> int:
-        citizen, sealed = self.sealer.token(*who)
+    def __missing__(self, who: Who) -> int:
+        citizen, sealed = self.sealer.token(who, None) if isinstance(who, str) else self.sealer.token(*who)
         number = self[who] = len(self)
         self.place.append(self.citizens.setdefault(citizen, len(self.citizens)))
         self.sealed.append(sealed)
@@ -49,10 +53,9 @@ class Tokens:
     def __init__(self, sealer: Sealer) -> None:
         self._numbers = _Numbers(sealer)
 
-    def number(self, names: Sequence[str], citizen_ids: Iterable[str | None]) -> Numbers:
+    def number(self, whom: Sequence[Who]) -> Numbers:
         """The number of each citizen."""
-        known = self._numbers.__getitem__
-        return np.fromiter(map(known, zip(names, citizen_ids, strict=True)), np.int32, len(names))
+        return np.fromiter(map(self._numbers.__getitem__, whom), np.int32, len(whom))
 
     def columns(self, numbers: Numbers) -> tuple[Any, Any]:
         """Columns `citizen` and `citizen_sealed`, by dictionary."""
