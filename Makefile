@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check lock clean
+.PHONY: help setup demo cluster test test-cluster check release lock clean
 
 help:  ## what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ setup: .venv/.ready  ## the environment, from requirements.lock
 demo: setup  ## the whole city on this machine, ending with a table of truth against result
 	@$(BIN)/harmonywatch demo
 
+cluster: setup  ## the same on three brokers, S3, PostgreSQL and MQTT, two of each worker
+	@$(BIN)/python -m engines install
+	@$(BIN)/python -m engines play
+
 check: setup  ## style, types and the one-way imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -33,6 +37,9 @@ test: check  ## every test
 test-cluster: setup  ## the same contracts on real engines: Kafka and others, fetched first
 	@$(BIN)/python -m engines install
 	@$(BIN)/python -m pytest tests/cluster
+
+release: setup  ## wheel, sdist, bill of materials, notices and checksums, into dist/
+	@$(BIN)/python deploy/release.py
 
 lock:  ## resolve pyproject.toml again into requirements.lock (needs the network)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -1,4 +1,4 @@
-"""`python -m engines install [PART...]`: fetch what the engines need and this machine lacks."""
+"""`python -m engines install [PART...]` fetches what the engines need and this machine lacks; `play` is `make cluster`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def install_command(names: tuple[str, ...]) -> None:
     except (CannotInstall, subprocess.CalledProcessError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"fetched {', '.join(fetched)}" if fetched else "everything is there")
+
+
+@main.command("play", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def play_command(arguments: tuple[str, ...]) -> None:
+    """Every engine, every service, the demo's fleet; ARGUMENTS are the demo's."""
+    from engines.cluster import play
+
+    raise SystemExit(play(arguments))
 
 
 if __name__ == "__main__":
