@@ -28,12 +28,21 @@ EXTRAS = ("distributed",)
 def make(out: Path) -> list[Path]:
     """Build all parts into the folder `out`; the files. Raises CalledProcessError."""
     out.mkdir(parents=True, exist_ok=True)
-    build = [BIN / "uv", "build", "--quiet", "--offline", "--no-build-isolation", "--out-dir", out, ROOT]
+    build: list[str | Path] = [
+        BIN / "uv",
+        "build",
+        "--quiet",
+        "--offline",
+        "--no-build-isolation",
+        "--out-dir",
+        out,
+        ROOT,
+    ]
     subprocess.run(build, check=True)
     (wheel,) = out.glob("*.whl")
     version = wheel.name.split("-")[1]
     bill = out / f"harmonywatch-{version}.cdx.json"
-    sbom = [BIN / "cyclonedx-py", "environment", "--output-reproducible", "--of", "JSON", "-o", bill]
+    sbom: list[str | Path] = [BIN / "cyclonedx-py", "environment", "--output-reproducible", "--of", "JSON", "-o", bill]
     subprocess.run([*sbom, "--pyproject", ROOT / "pyproject.toml", sys.executable], check=True, capture_output=True)
     notices = out / f"harmonywatch-{version}-notices.txt"
     notices.write_text("".join(f"{line}\n" for line in notice(bill)))
