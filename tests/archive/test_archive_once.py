@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -179,6 +181,45 @@ def test_a_torn_last_entry_is_taken_away(tmp_path: Path):
     log[-1].write_bytes(b"")
     rig.archive()
     assert len(rig.rows()) == 3 and rig.verify().clean
+
+
+@pytest.mark.parametrize("kept_lines", [0, 0.5, 1, 2])
+def test_a_table_torn_at_its_birth_is_made_again_and_is_empty_until_then(tmp_path: Path, kept_lines: float):
+    rig = new_rig(tmp_path)
+    rig.archiver()
+    birth = tmp_path / "lake" / FORCE / "reports" / "_delta_log" / f"{0:020}.json"
+    lines = birth.read_bytes().splitlines(keepends=True)
+    birth.write_bytes(b"".join(lines[: int(kept_lines)]) if kept_lines != 0.5 else lines[0][:20])
+    assert rig.lake.open(FORCE, "reports") is None and rig.verify().clean
+    rig.put([report(1)])
+    rig.archive()
+    assert len(rig.rows()) == 1 and rig.verify().clean and rig.verify().stored == 1
+
+
+def test_whoever_reads_a_torn_entry_is_told_what_takes_it_away(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    rig.put([report(1)])
+    rig.archive()
+    last = max((tmp_path / "lake" / FORCE / "reports" / "_delta_log").glob("*.json"))
+    last.write_bytes(last.read_bytes()[:-10])
+    with pytest.raises(LakeUnavailable, match="start the archiver"):
+        rig.verify()
+    rig.archive()
+    assert rig.verify().clean and rig.verify().stored == 1
+
+
+def test_what_failed_while_a_file_was_written_is_what_is_told(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    rig.archiver()
+    shelf = rig.lake.open(FORCE, "reports").shelf
+
+    def groups() -> Iterator[pa.Table]:
+        yield TABLES["reports"].empty_table()
+        shutil.rmtree(tmp_path / "lake" / FORCE / "reports" / "day=2026-11-23")
+        raise RuntimeError("the real reason")
+
+    with pytest.raises(RuntimeError, match="the real reason"):
+        shelf.write(NOW.date(), groups())
 
 
 # --- when it is stored -------------------------------------------------------------------------------------------------
@@ -389,6 +430,32 @@ def test_compaction_beside_appends_keeps_every_row(tmp_path: Path):
     assert len(rig.lake.plan(FORCE, "reports").files) == 1
     by_offset = {row["offset"]: row for row in rows}
     assert all(by_offset[n]["report_id"] == f"r-{n}" and by_offset[n]["words"] == ["hello", "word"] for n in range(200))
+
+
+def test_compaction_outlives_whatever_goes_wrong_with_one_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rig = new_rig(tmp_path, compact_interval_s=0.001)
+    stop, merged, failures = threading.Event(), [], []
+    asked = iter([RuntimeError("nobody knows the forces"), None, None])
+
+    def forces() -> list[str]:
+        if (error := next(asked, None)) is not None:
+            raise error
+        return ["broken", FORCE]
+
+    def one(_lake: Lake, force: str, *_: object, **__: object) -> list[object]:
+        if force == "broken":
+            raise ZeroDivisionError("a bug")
+        merged.append(force)
+        if len(merged) == 2:
+            stop.set()
+        return []
+
+    monkeypatch.setattr("harmonywatch.archive.compact.compact", one)
+    helper = threading.Thread(target=keep_compact, args=(rig.lake, forces, rig.settings, stop, failures.append))
+    helper.start()
+    helper.join(30)
+    assert not helper.is_alive() and merged == [FORCE, FORCE]
+    assert [str(error) for error in failures] == ["nobody knows the forces", "a bug", "a bug"]
 
 
 def test_of_two_rewrites_at_once_one_loses_and_no_row_is_doubled(tmp_path: Path):

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harmonywatch.archive.lake import Lake, LakeTable, LakeUnavailable, RewriteLost
+from harmonywatch.archive.lake import Lake, LakeTable, RewriteLost
 from harmonywatch.archive.parquet import ROW_GROUP_ROWS, DataFile, Shelf
 from harmonywatch.archive.schema import TABLES
 from harmonywatch.settings import ArchiveSettings
@@ -144,19 +144,28 @@ def keep_compact(
     failed: Callable[[Exception], None],
 ) -> None:
     """Merge now and then until `stop`; meant for a thread of the archiver's process. `forces`: who there is now;
-    `failed`: told what went wrong in a round. Compaction is never urgent: the next round tries again."""
+    `failed`: told what went wrong with a force, or with asking who there is. Whatever it is, the others are merged, and
+    the next round tries again: compaction is never urgent, but a thread that ended unseen would be missed after months."""
     if settings.compact_interval_s <= 0:
         return
     since_vacuum_s = 0.0
     while not stop.wait(settings.compact_interval_s):
         since_vacuum_s += settings.compact_interval_s
         vacuum = since_vacuum_s >= VACUUM_INTERVAL_S
-        for force in forces():
+        for force in _forces(forces, failed):
             if stop.is_set():
                 return
             try:
                 compact(lake, force, settings, everything=False, vacuum=vacuum)
-            except (LakeUnavailable, OSError, pa.ArrowException) as error:
+            except Exception as error:  # noqa: BLE001 see above
                 failed(error)
         if vacuum:
             since_vacuum_s = 0.0
+
+
+def _forces(forces: Callable[[], Iterable[str]], failed: Callable[[Exception], None]) -> list[str]:
+    try:
+        return list(forces())
+    except Exception as error:  # noqa: BLE001 see keep_compact
+        failed(error)
+        return []

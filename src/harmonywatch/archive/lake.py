@@ -55,7 +55,7 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except DeltaError as error:
-        raise LakeUnavailable(f"{where}: {error}") from error
+        raise LakeUnavailable(f"{where}: {str(error).splitlines()[0]}") from error
 
 
 class WriterFenced(Exception):
@@ -144,6 +144,15 @@ class Lake:
                 return LakeTable(where, table, self._options, remote=self._remote)
             except TableNotFoundError:
                 return None
+            except DeltaError as error:
+                log = Path(where, "_delta_log")
+                if self._remote or (torn := _torn_entry(log)) is None:
+                    raise
+                if _is_birth(log, torn):
+                    return None  # nothing was ever stored in it, and the archiver will make it again
+                raise LakeUnavailable(
+                    f"{where}: a power failure tore {torn.name}; start the archiver, which takes it away"
+                ) from error
 
     def create(self, force: str, table: str, mark: Mark) -> LakeTable:
         """The table, made if it is not there. Raises StreamReset, KeyChanged if it belongs to another stream or key."""
@@ -365,11 +374,22 @@ def _added(file: DataFile, *, data_change: bool = True) -> AddAction:
 
 def _mend(log: Path) -> None:
     """Take away a last entry that a power failure tore: it was never vouched for (step 4 comes before step 5)."""
+    if (torn := _torn_entry(log)) is not None:
+        torn.unlink(missing_ok=True)
+
+
+def _torn_entry(log: Path) -> Path | None:
+    """The last entry, if it is not whole. The first one makes the table, and is whole only if it does."""
     entries = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
-    if len(entries) < 2:
-        return
+    if not entries:
+        return None
     try:
-        for line in entries[-1].read_text("utf-8").splitlines() or [""]:
-            json.loads(line)
+        actions = [json.loads(line) for line in entries[-1].read_text("utf-8").splitlines() or [""]]
     except ValueError:
-        entries[-1].unlink(missing_ok=True)
+        return entries[-1]
+    said = {name for action in actions for name in action}
+    return entries[-1] if _is_birth(log, entries[-1]) and not {"protocol", "metaData"} <= said else None
+
+
+def _is_birth(log: Path, entry: Path) -> bool:
+    return int(entry.stem) == 0 and not any(log.glob("*.checkpoint*.parquet"))
