@@ -33,7 +33,6 @@ max_inflight_messages 256
 max_queued_messages 0
 max_packet_size {packet_bytes_max}
 set_tcp_nodelay true
-sys_interval 0
 """
 LISTENER = """
 listener {port} 127.0.0.1

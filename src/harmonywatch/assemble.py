@@ -122,14 +122,17 @@ def open_broker(settings: Settings) -> Broker:
     """The broker behind `mqtt.url`, and who we are there. Raises BadSettings."""
     from harmonywatch.ops import is_loopback
 
-    asked = settings.mqtt
-    if asked.url.startswith("mqtt:") and not is_loopback(urlsplit(asked.url).hostname or ""):
-        raise BadSettings(f"mqtt.url {asked.url}: over a network reports and our password need mqtts://")
+    url, password_file = settings.mqtt.url, settings.mqtt.password_file
+    private = settings.mqtt.private_network or is_loopback(urlsplit(url).hostname or "")
+    if url.startswith("mqtt:") and not private:
+        raise BadSettings(
+            f"mqtt.url {url}: over a network it is mqtts://, or mqtt.private_network if it is yours alone"
+        )
     try:
         from harmonywatch.broker import Broker
 
-        password = Path(asked.password_file).read_text("utf-8").strip() if asked.password_file else ""
-        return Broker.at(asked.url, asked.user, password, asked.ca)
+        password = Path(password_file).read_text("utf-8").strip() if password_file else ""
+        return Broker.at(url, settings.mqtt.user, password, settings.mqtt.ca)
     except ImportError as error:
         raise BadSettings(
             f"mqtt.url needs the extra `distributed`: pip install harmonywatch[distributed] ({error})"

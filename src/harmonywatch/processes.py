@@ -46,7 +46,7 @@ from harmonywatch.stream.contract import (
 )
 from harmonywatch.stream.follow import follow
 from harmonywatch.stream.forces import Forces, Handler
-from harmonywatch.supervisor import service_of
+from harmonywatch.supervisor import MQTT, service_of
 from harmonywatch.telemetry import Telemetry, configure_logging
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def _as_copy(name: str, settings: Settings) -> Settings:
     service = service_of(name)
     if name == service:
         return settings
+    if service == MQTT:
+        raise BadSettings(
+            f"{name}: its sessions at the broker have one owner; another machine takes another mqtt.client_id"
+        )
     if assemble.is_embedded(settings) and service in ("alerting", "dispatch", "archive"):
         raise BadSettings(f"{name}: the embedded stream has one {service}; copies need stream.url = kafka://...")
     return replace(settings, gateway=replace(settings.gateway, shared_port=True))

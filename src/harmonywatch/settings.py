@@ -98,6 +98,9 @@ class MqttSettings(Branch):
     user: str = Field(default="harmonywatch", description="our user name at the broker")
     password_file: str = Field(default="", description="file with our password at the broker")
     ca: str = Field(default="", description="PEM file to trust for mqtts (default: what the system trusts)")
+    private_network: bool = Field(
+        default=False, description="mqtt:// may leave this machine: the network to the broker is ours alone"
+    )
     client_id: str = Field(
         default="harmonywatch", description="begins the names of our sessions; each machine needs its own"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from mqtt_rig import (
     wait_reports,
 )
 
-from engines.mosquitto import PACKET_BYTES_MAX, Mosquitto
+from engines.mosquitto import (
+    AUTOSAVE_S,
+    BASE_ACL,
+    BROKER,
+    FORCE_ACL,
+    LISTENER,
+    PACKET_BYTES_MAX,
+    SERVICE_ACL,
+    Mosquitto,
+)
 from harmonywatch.clock import SystemClock
 from harmonywatch.report.topics import REPORTS, topic_of
 from harmonywatch.settings import MqttSettings, StreamSettings
@@ -121,7 +131,7 @@ def test_what_is_no_report_is_kept_with_its_bytes_and_comes_once(broker: Mosquit
         watcher.send(report("W-1"))
         wait_reports(stream, 1)
     kept = [(reject.code, b64decode(reject.bytes)) for reject in rejects(stream)]
-    assert [payload for _, payload in kept] == bad, "acknowledged, so the next session did not get them again"
+    assert [payload for _, payload in kept] == bad, "acknowledged, so they did not come again"
     assert {code for code, _ in kept} == {"not-json", "wrong-type", "out-of-range", "too-deep"}
 
 
@@ -291,3 +301,16 @@ def test_records_are_those_of_the_gateway(broker: Mosquitto, stream: SqliteStrea
     assert (record.force, record.report_id, record.v) == ("north", "r-1", 1)
     assert msgspec.json.decode(record.extra or "") == {"mood": "sour"}
     assert record.identity is not None
+
+
+def test_the_recipe_says_what_these_tests_run_on() -> None:
+    """Every line of the broker's set-up here stands in the how-to, but for places, ports and who runs it."""
+    recipe = (Path(__file__).parents[2] / "docs" / "how-to" / "mqtt.md").read_text("utf-8").splitlines()
+    ours = (BROKER + LISTENER + SERVICE_ACL + FORCE_ACL + BASE_ACL).splitlines()
+    settings = [
+        line.format_map(defaultdict(str, force="north", autosave_s=AUTOSAVE_S, packet_bytes_max=PACKET_BYTES_MAX))
+        for line in ours
+        if "{folder}" not in line and "{user}" not in line and "{port}" not in line
+    ]
+    assert len(settings) > 10
+    assert [line for line in settings if line not in recipe] == []

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harmonywatch.cli.frame import NotDone, Shell, common
-from harmonywatch.supervisor import AlreadyUp, Supervisor, copies_of, services_of
+from harmonywatch.supervisor import SERVICES, AlreadyUp, Supervisor, copies_of, services_of
 
 DOORS = (
     ("--gateway-port", "gateway.port", int, "Port for watchers (default 8470; 0 = any)."),
@@ -49,8 +49,8 @@ class Copies(click.ParamType[dict[str, int]]):
         found: dict[str, int] = {}
         for part in value.split(",") if value else ():
             service, _, count = part.partition("=")
-            if service not in services_of(mqtt=True) or not count.isdecimal() or not 1 <= int(count) <= COPIES_MAX:
-                self.fail(f"{part!r} is not SERVICE=COUNT, of {', '.join(services_of(mqtt=True))}", param, ctx)
+            if service not in SERVICES or not count.isdecimal() or not 1 <= int(count) <= COPIES_MAX:
+                self.fail(f"{part!r} is not SERVICE=COUNT, of {', '.join(SERVICES)}", param, ctx)
             found[service] = int(count)
         return found
 
