@@ -233,6 +233,7 @@ def test_a_log_that_lost_its_tail_is_noticed(tmp_path: Path) -> None:
 def test_a_missing_segment_is_noticed(tmp_path: Path) -> None:
     filled(tmp_path)
     paths = sorted((tmp_path / "source" / "topics" / TOPIC).glob("*.db"))
-    segment.delete(paths[len(paths) // 2])
+    missing = paths[len(paths) // 2]
+    segment.delete(missing, segment.withdraw(missing))
     with pytest.raises(TopicDamaged, match="missing"):
         contents(tmp_path / "source")

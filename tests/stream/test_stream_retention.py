@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +234,7 @@ def test_the_log_stays_short_under_a_constant_reader(
     monkeypatch.setattr(segment, "WAL_TEND_BYTES", 400_000)
     stream = opened()
     stream.create_topic(TOPIC, 2)
-    command = [sys.executable, str(CHILD), "churn", str(tmp_path / "stream"), json.dumps({}), "2.5"]
+    command = [sys.executable, str(CHILD), "churn", str(tmp_path / "stream"), json.dumps({}), "5"]
     log = tmp_path / "stream" / "topics" / TOPIC / "0000000001.db-wal"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -265,3 +267,34 @@ def test_a_thousand_readers_and_reads_leave_no_descriptor_open(opened: Any) -> N
         pytest.skip("descriptors are counted in /proc")
     before = use(20)
     assert use(500) <= before + 5
+
+
+def test_upkeep_waits_for_no_reader_and_lets_appenders_on(
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that stands still in the log keeps it from beginning anew: then it grows, and nobody waits."""
+    monkeypatch.setattr(segment, "WAL_TEND_BYTES", 100_000)
+    stream = opened()
+    stream.create_topic(TOPIC, 2)
+    fill(stream, 50)
+    reader = segment.connect(tmp_path / "stream" / "topics" / TOPIC / "0000000001.db")
+    reader.execute("begin")
+    reader.execute("select count(*) from batches").fetchall()
+    fill(stream, 50)
+    sweeping = threading.Thread(target=opened().sweep)
+    began = time.monotonic()
+    sweeping.start()
+    slowest = 0.0
+    while sweeping.is_alive():
+        each = time.monotonic()
+        fill(stream, 1)
+        slowest = max(slowest, time.monotonic() - each)
+    assert time.monotonic() - began < 3, "upkeep waited for the reader"
+    assert slowest < 1.5, "an append waited for upkeep"
+    log = tmp_path / "stream" / "topics" / TOPIC / "0000000001.db-wal"
+    before = log.stat().st_size
+    reader.close()
+    stream.sweep()
+    fill(stream, 2)
+    assert log.stat().st_size <= before
+    assert stream.bounds(TOPIC, 0).end + stream.bounds(TOPIC, 1).end > 100

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,9 @@ BUSY_TRIES, BUSY_FAST_TRIES = 1_200, 200
 
 WAL_TEND_BYTES = 8 << 20
 """The log is copied into the file once it is this long: rarely enough to be cheap, often enough to stay small."""
+
+COPY_ROUNDS, NEARLY_NOTHING_PAGES = 5, 64
+RESTART_PATIENCES_S, RESTART_AGAIN_S = (*[0.0] * 20, *[0.01] * 10), 0.001
 
 _SCHEMA = """
 create table meta(key text primary key, value) without rowid;
@@ -158,6 +161,19 @@ def connect(path: Path) -> apsw.Connection:
 def _wait_again(tries: int) -> bool:
     time.sleep(0.0005 if tries < BUSY_FAST_TRIES else 0.005)
     return tries < BUSY_TRIES
+
+
+def _patient(patience_s: float) -> Callable[[int], bool]:
+    """A busy handler that gives up soon."""
+    until = time.monotonic() + patience_s
+
+    def again(_tries: int) -> bool:
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.0005)
+        return True
+
+    return again
 
 
 def _make(path: Path, schema: str, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
@@ -307,15 +323,34 @@ class Segment:
         """Bytes of the file and its log."""
         return _size(self.path) + _size(wal_of(self.path))
 
-    def checkpoint(self) -> None:
-        """Copy the log into the file, so that it begins anew.
+    def checkpoint(self) -> bool:
+        """Copy the log into the file, so that it begins anew; False if somebody was always in the way.
 
-        1. Most of it is copied while appenders go on.
-        2. They wait a moment for what came meanwhile to be copied: only when nothing is left can the log begin anew.
+        1. It is copied while appenders go on, then what came meanwhile, until that is nearly nothing.
+        2. Only when nothing at all is left, and nobody reads in it, can the log begin anew. That much is done while
+           appenders wait, some 5 ms; for readers it is waited with little patience, and only after many tries with
+           none: SQLite's own way would hold up appenders for as long as the slowest reader takes.
         """
         with translated(self.path, self.topic):
-            self._db.execute("pragma wal_checkpoint(passive)").fetchall()
-            self._db.execute("pragma wal_checkpoint(restart)").fetchall()
+            copied = 0
+            for _ in range(COPY_ROUNDS):
+                before, copied = copied, self._checkpoint("passive")[1]
+                if copied - before <= NEARLY_NOTHING_PAGES:
+                    break
+            try:
+                for patience_s in RESTART_PATIENCES_S:
+                    self._db.set_busy_handler(_patient(patience_s))
+                    if not self._checkpoint("restart")[0]:
+                        return True
+                    time.sleep(RESTART_AGAIN_S)
+            finally:
+                self._db.set_busy_handler(_wait_again)
+        return False
+
+    def _checkpoint(self, mode: str) -> tuple[bool, int]:
+        """Whether somebody was in the way, and the pages of the log."""
+        row: Any = self._db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+        return bool(row[0]), int(row[1])
 
     def close(self) -> None:
         self._db.close()
@@ -395,11 +430,20 @@ def tend(path: Path) -> None:
             segment.close()
 
 
-def delete(path: Path) -> None:
-    """Remove a segment's files, the file before its log: who finds the file after opening the log has the true log."""
-    with translated(path):
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+def withdraw(path: Path) -> Path:
+    """Take a segment out of its topic, at once however large it is, unless somebody has; `delete` does the rest."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.draft")
+    with translated(path, path.parent.name), contextlib.suppress(FileNotFoundError):
+        path.rename(draft)
+    return draft
+
+
+def delete(path: Path, draft: Path) -> None:
+    """Remove the files of a segment that was withdrawn. Its log stayed until now: who finds the file after opening the log
+    has the true log."""
+    with translated(path, path.parent.name):
+        for each in (path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"), draft):
+            each.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 

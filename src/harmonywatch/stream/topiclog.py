@@ -49,6 +49,7 @@ from harmonywatch.stream.segment import (
     sync_folder,
     tend,
     translated,
+    withdraw,
 )
 from harmonywatch.stream.watermark import Watermark
 
@@ -281,7 +282,8 @@ class TopicLog:
                 needed = self._positions.needed_from(self.topic)
                 if needed is not None and any(needed.get(partition, 0) < end for partition, end in starts.items()):
                     break
-                delete(path)
+                draft = withdraw(path)
+            delete(path, draft)  # a large file takes long, and everybody's commits of positions would wait
             deleted += 1
         return deleted
 
