@@ -28,6 +28,12 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
+def enrol_most_s() -> float:
+    """What 1,200 watchers may take to be enrolled, half of the time."""
+    return 0.05
+
+
+@pytest.fixture
 def registry(url: str, clock: ManualClock) -> Iterator[Registry]:
     registry = open_registry(url, clock, "os:alice")
     yield registry

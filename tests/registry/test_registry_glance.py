@@ -94,7 +94,9 @@ def test_a_door_refuses_unknown_forces_and_ids_that_cannot_be_stored(door: Door,
     assert door.known_watchers("north") == set()
 
 
-def test_70_000_watchers_are_enrolled_1_200_at_a_time_under_50_ms_each(door: Door, registry: Registry) -> None:
+def test_70_000_watchers_are_enrolled_1_200_at_a_time_in_no_time(
+    door: Door, registry: Registry, enrol_most_s: float
+) -> None:
     registry.add_force("north")
     ids = [f"drone-{i * 7919 % 70_000:05}" for i in range(70_000)]
     took_s = []
@@ -103,7 +105,9 @@ def test_70_000_watchers_are_enrolled_1_200_at_a_time_under_50_ms_each(door: Doo
         door.enrol("north", ids[at : at + 1200], "base")
         took_s.append(time.perf_counter() - started)
     assert len(door.known_watchers("north")) == 70_000
-    assert sorted(took_s)[len(took_s) // 2] < 0.05, f"median of {len(took_s)} batches, worst {max(took_s):.3f} s"
+    assert sorted(took_s)[len(took_s) // 2] < enrol_most_s, (
+        f"median of {len(took_s)} batches, worst {max(took_s):.3f} s"
+    )
 
 
 def test_the_light_view_makes_the_database_if_it_is_not_there(url: str) -> None:

@@ -14,9 +14,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from harmonywatch.clock import SystemClock
+from harmonywatch.clock import ManualClock, SystemClock
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy, SchemaTooNew
 from harmonywatch.registry.engine import open_engine, reading, writing
+from harmonywatch.registry.glance import open_glance
+from harmonywatch.registry.keyring import hash_of
 from harmonywatch.registry.migrate import MIGRATIONS, migrate
 from harmonywatch.registry.migrations import SCHEMA_HEAD
 from harmonywatch.registry.store import Registry, open_registry
@@ -30,6 +32,47 @@ def test_the_steps_make_the_tables_that_the_program_uses(registry: Registry, url
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_a_database_of_the_first_release_is_brought_forward_with_all_that_it_holds(
+    url: str, clock: ManualClock
+) -> None:
+    """`0001` is what 0.1.0 made. What stands here is what it wrote: neither is ever changed."""
+    engine = open_engine(url)
+    migrate(engine, head="0001")
+    with writing(engine) as connection:
+        for statement in FIRST_RELEASE:
+            connection.execute(text(statement), {"hash": hash_of(OLD_KEY)})
+    engine.dispose()
+    registry = open_registry(url, clock, "os:bob")
+    assert [(force.name, force.partitions, force.alert_age_max_s) for force in registry.forces()] == [("north", 4, 900)]
+    assert registry.known_watchers("north") == {"d1"}
+    info = registry.keyring().find(OLD_KEY)
+    assert info is not None and (info.kind, info.subject, info.key_id) == ("relay", "base", "k1")
+    [rule] = registry.rules("north")
+    assert (rule.rule_id, rule.threshold, rule.hours, rule.enabled) == ("night", 25.5, (22, 6), True)
+    assert [(entry.id, entry.actor, entry.detail) for entry in registry.audit()] == [(1, "os:alice", {"partitions": 4})]
+    registry.add_watcher("d1", "north")
+    assert registry.version() == 8 and registry.audit()[-1].id == 2
+    door = open_glance(url, clock)
+    assert door.all_rules() == registry.all_rules() and door.keyring().find(OLD_KEY) == info
+    door.close()
+    registry.close()
+
+
+OLD_KEY = "hw_r_" + "A" * 43
+FIRST_RELEASE = (
+    "INSERT INTO forces (name, partitions, alert_age_max_s, created_us) VALUES ('north', 4, 900, 1795456800000000)",
+    "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES ('north', 'd1', 'base', 1795456800000001)",
+    "INSERT INTO relays (force, name, created_us) VALUES ('north', 'base', 1795456800000002)",
+    "INSERT INTO keys (key_id, hash, kind, force, subject, role, created_us, revoked_us, version) "
+    "VALUES ('k1', :hash, 'relay', 'north', 'base', NULL, 1795456800000003, NULL, 7)",
+    "INSERT INTO rules (force, rule_id, threshold, confidence_least, area, words, hours, enabled, created_us) "
+    "VALUES ('north', 'night', 25.5, NULL, NULL, NULL, '[22,6]', true, 1795456800000004)",
+    "INSERT INTO audit (at_us, actor, action, force, target, detail, reason) "
+    "VALUES (1795456800000005, 'os:alice', 'force.add', 'north', 'north', '{\"partitions\": 4}', '')",
+    "UPDATE state SET version = 7",
+)
 
 
 def test_the_constant_names_the_last_step() -> None:

@@ -10,8 +10,9 @@ Serves `registry.db` and `incidents.db` alike. The rules it keeps, for SQLite:
   with BEGIN IMMEDIATE, so a writer waits at its start (up to the busy timeout) and can never fail half-way for a lock.
 - Foreign keys are checked. A new file is readable by its owner only (0600); SQLite gives its journal the same mode.
 
-For PostgreSQL the URL alone decides, and the caller's models use portable types. Imports SQLAlchemy, nothing of ours
-but the contract's errors.
+For PostgreSQL (`postgres.py`): `reading` is one snapshot (REPEATABLE READ), as it is in SQLite by nature; `writing` is READ
+COMMITTED, in which a statement that waited for a row sees what it waited for, so callers lock what they decide by first.
+The caller's models use portable types.
 """
 
 from __future__ import annotations
@@ -28,12 +29,21 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, NoResultFound
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy
-
-BUSY_TIMEOUT_S = 5.0
-"""Longer than any transaction here; a lock held longer is a stuck process, and the caller should say so."""
+from harmonywatch.registry.postgres import (
+    BUSY_STATES,
+    BUSY_TIMEOUT_S,
+    CONNECT,
+    MISSING_DRIVER,
+    MISSING_STATES,
+    SESSION,
+    is_postgres,
+    where_of,
+    with_driver,
+)
 
 _BEGIN = "harmonywatch_begin"
 _FILE = "harmonywatch_file"
+_OPERATIONAL = ("OperationalError", "InternalError", "DatabaseError")
 _MIGRATION_LOCK = 0x68617277
 """Any fixed number: the key of PostgreSQL's advisory lock under which schemas change."""
 
@@ -43,9 +53,13 @@ def open_engine(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
 
     Nothing is read yet. Use `reading` and `writing` for every transaction; `engine.dispose()` lets go.
     """
+    if is_postgres(url):
+        return _open_postgres(url)
     address = make_url(url)
     if address.get_backend_name() != "sqlite":
-        return create_engine(address, pool_pre_ping=True)
+        raise RegistryBroken(
+            address.get_backend_name(), "a state database is sqlite:///PATH or postgresql+psycopg://..."
+        )
     if not address.database or address.database == ":memory:":
         raise RegistryBroken(url, "a state database needs a file: sqlite:///PATH")
     _make_private_file(Path(address.database))
@@ -57,6 +71,20 @@ def open_engine(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
     event.listen(engine, "checkout", _on_sqlite_checkout)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine
+
+
+def _open_postgres(url: str) -> Engine:
+    try:
+        engine = create_engine(with_driver(url), pool_pre_ping=True, connect_args=CONNECT)
+    except ImportError as error:
+        raise RegistryBroken(where_of(url), MISSING_DRIVER) from error
+    event.listen(engine, "connect", _on_postgres_connect)
+    return engine
+
+
+def _on_postgres_connect(connection: Any, _record: object) -> None:
+    connection.execute(SESSION)
+    connection.commit()
 
 
 def _make_private_file(path: Path) -> None:
@@ -99,8 +127,11 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
     Raises RegistryBusy, RegistryBroken for what the engine raises.
     """
+    options: dict[str, Any] = {_BEGIN: "BEGIN"}
+    if engine.dialect.name == "postgresql":
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with _translated(engine), engine.connect() as connection:
-        yield connection.execution_options(**{_BEGIN: "BEGIN"})
+        yield connection.execution_options(**options)
 
 
 @contextmanager
@@ -141,11 +172,19 @@ def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        where, reason = str(engine.url.database), str(error.orig)
-        if "locked" in reason or "busy" in reason:
+        where, reason, state = _where(engine), str(error.orig), getattr(error.orig, "sqlstate", None)
+        is_sqlite = engine.dialect.name == "sqlite"
+        if state in BUSY_STATES or (is_sqlite and ("locked" in reason or "busy" in reason)):
             raise RegistryBusy(where) from error
-        if error.connection_invalidated or type(error).__name__ in ("OperationalError", "DatabaseError"):
+        if error.connection_invalidated or state in MISSING_STATES or type(error).__name__ in _OPERATIONAL:
             raise RegistryBroken(where, reason) from error
         raise
     except NoResultFound as error:
-        raise RegistryBroken(str(engine.url.database), f"holds what no registry wrote: {error}") from error
+        raise RegistryBroken(_where(engine), f"holds what no registry wrote: {error}") from error
+
+
+def _where(engine: Engine) -> str:
+    """Without user and password."""
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return where_of(engine.url.render_as_string())

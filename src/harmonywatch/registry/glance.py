@@ -17,6 +17,7 @@ from harmonywatch.clock import Clock, micros
 from harmonywatch.registry.contract import RegistryBroken, Rule
 from harmonywatch.registry.keyring import EMPTY, Keyring
 from harmonywatch.registry.near import not_found
+from harmonywatch.registry.postgres import is_postgres
 from harmonywatch.registry.rows import (
     KEY_COLUMNS,
     RULE_COLUMNS,
@@ -38,7 +39,6 @@ SQL_RULES = (
     "FROM rules ORDER BY force, created_us, rule_id"
 )
 SQL_WATCHERS = "SELECT watcher_id FROM watchers WHERE force = ?"
-SQL_ENROL = "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 SQL_AUDIT = "INSERT INTO audit (at_us, actor, action, force, target, detail, reason) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SQL_AUDIT_ID = "SELECT max(id) FROM audit"
 """Of the entry just written: there is one writer at a time, and ids rise."""
@@ -75,12 +75,7 @@ class Door(Protocol):
 class Cursor(Protocol):
     """What Python's database drivers agree about."""
 
-    @property
-    def rowcount(self) -> int: ...
-
     def execute(self, sql: Any, values: Sequence[Any] = (), /) -> Any: ...
-
-    def executemany(self, sql: Any, rows: Sequence[Sequence[Any]], /) -> Any: ...
 
     def fetchall(self) -> list[Any]: ...
 
@@ -95,6 +90,9 @@ class Link(Protocol):
     @property
     def mark(self) -> str: ...
 
+    def is_current(self) -> bool:
+        """Whether the database is there, with the schema of this program."""
+
     def ask(self, sql: str) -> list[Any]:
         """One statement without values."""
 
@@ -104,6 +102,9 @@ class Link(Protocol):
     def writing(self) -> AbstractContextManager[Cursor]:
         """A transaction of which there is one at a time over all processes, committed and durable when the block ends."""
 
+    def insert_watchers(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Rows of `watchers`, one at least; how many were new. In a transaction of `writing`."""
+
     def close(self) -> None: ...
 
 
@@ -112,14 +113,25 @@ def open_glance(url: str, clock: Clock) -> Door:
 
     Raises SchemaTooNew, RegistryBusy, RegistryBroken.
     """
-    if not url.startswith("sqlite:///"):
-        return _open_registry(url, clock)
+    link = _link(url)
+    if not link.is_current():
+        try:
+            _open_registry(url, clock).close()
+        except BaseException:
+            link.close()
+            raise
+    return Glance(link, clock)
+
+
+def _link(url: str) -> Link:
+    """Each driver is loaded by whom it serves only."""
+    if is_postgres(url):
+        from harmonywatch.registry.light_postgres import PostgresLink
+
+        return PostgresLink(url)
     from harmonywatch.registry.light_sqlite import SqliteLink
 
-    link = SqliteLink(Path(url.removeprefix("sqlite:///")))
-    if not link.is_current():
-        _open_registry(url, clock).close()
-    return Glance(link, clock)
+    return SqliteLink(Path(url.removeprefix("sqlite:///")))
 
 
 def _open_registry(url: str, clock: Clock) -> Registry:
@@ -168,8 +180,7 @@ class Glance:
             self._require_force(cursor, force)
             if not rows:
                 return 0
-            cursor.executemany(self._sql(SQL_ENROL), [tuple(row.values()) for row in rows])
-            new = max(cursor.rowcount, 0)
+            new = self._link.insert_watchers(cursor, rows)
             if new > 0:
                 entry = (storable(f"relay:{via}"), "watchers.enrol", force, storable(via), json_text({"new": new}), "")
                 cursor.execute(self._sql(SQL_AUDIT), (now_us, *entry))

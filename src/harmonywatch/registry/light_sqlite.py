@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from harmonywatch.registry.migrations import SCHEMA_HEAD
 BUSY_TIMEOUT_S = 5.0
 
 _SQL_REVISION = "SELECT version_num FROM alembic_version"
+_SQL_WATCHERS = (
+    "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (:force, :watcher_id, :via, :enrolled_us) "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 class SqliteLink:
@@ -55,6 +59,10 @@ class SqliteLink:
     def writing(self) -> Iterator[sqlite3.Cursor]:
         with self._transaction("BEGIN IMMEDIATE") as cursor:
             yield cursor
+
+    def insert_watchers(self, cursor: sqlite3.Cursor, rows: Sequence[Mapping[str, Any]]) -> int:
+        cursor.executemany(_SQL_WATCHERS, rows)
+        return cursor.rowcount
 
     def close(self) -> None:
         with self._turn:
