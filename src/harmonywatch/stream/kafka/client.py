@@ -121,10 +121,19 @@ _NOT_OURS = frozenset(
 
 
 class _Log:
-    """The library's log lines among ours."""
+    """The library's log lines among ours. It tries a broker that is away twice a second, and says so each time: we do not."""
+
+    QUIET_S = 10.0
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
 
     def log(self, level: int, text: str, *values: object) -> None:
-        structlog.get_logger().log(level, "kafka client", said=text % values if values else text)
+        said = text % values if values else text
+        kind, now = said.split(" ", 1)[0], time.monotonic()
+        if now >= self._due.get(kind, 0.0):
+            self._due[kind] = now + self.QUIET_S
+            structlog.get_logger().log(level, "kafka client", said=said)
 
 
 def _settings(address: Address, *more: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +248,7 @@ class Admin:
                         raise told from error
             if len(found) < len(places):
                 time.sleep(RETRY_S)
+                self.topics()  # the library goes on asking the leader that it remembers, until it is told of a new one
         return found
 
     def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -349,7 +359,7 @@ class Appender:
         self._producer.flush(DELIVERY_S)
         self._stop.set()
         self._thread.join()
-        self._producer.close(0)
+        self._producer.close()
 
 
 def _out_of_room(topic: str, queued: int) -> StreamError:
