@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,12 +88,18 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
+def hold(settings: Settings) -> Callable[[], AbstractContextManager[None]]:
+    """Nobody can read or write the registry meanwhile."""
+    return lambda: held(settings.folder / "state" / "registry.db")
+
+
+@pytest.fixture
 def running(settings: Settings) -> Iterator[Callable[[str], None]]:
     """Start services in threads of this process."""
     stop, threads = Stop(), []
 
     def start(service: str) -> None:
-        threads.append(threading.Thread(target=processes.RUN[service], args=(settings, stop), name=service))
+        threads.append(threading.Thread(target=processes.RUN[service], args=(settings, stop, service), name=service))
         threads[-1].start()
 
     yield start
@@ -118,7 +124,7 @@ def _send(stream: Stream, number: int) -> None:
 
 
 def test_alerts_and_incidents_go_on_while_the_registry_is_held(
-    settings: Settings, running: Callable[[str], None]
+    settings: Settings, running: Callable[[str], None], hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     assemble.add_force(settings, "os:test", "north")
     stream = assemble.open_stream(settings)
@@ -135,12 +141,12 @@ def test_alerts_and_incidents_go_on_while_the_registry_is_held(
     _send(stream, 0)
     until(lambda: counts() == (1, 1))
     worst_s, clock = 0.0, SystemClock()
-    with held(settings.folder / "state" / "registry.db"):
+    with hold():
         for number in range(1, 13):  # longer than every interval at which anybody looks for changes
             began = clock.monotonic()
             _send(stream, number)
             until(lambda of=number: counts() == (of + 1, of + 1))  # type: ignore[misc]
             worst_s = max(worst_s, clock.monotonic() - began)
             threading.Event().wait(0.1)
-    assert worst_s < 0.5, f"an alert waited {worst_s:.3f} s for the registry"
+    assert worst_s < 1.0, f"an alert waited {worst_s:.3f} s for the registry"
     stream.close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ from test_registry_damage import until
 from test_registry_migrations import (  # noqa: F401 (the same, on this engine)
     test_a_database_of_the_first_release_is_brought_forward_with_all_that_it_holds,
 )
+from test_registry_remembered import (  # noqa: F401 (the same, on this engine)
+    running,
+    test_alerts_and_incidents_go_on_while_the_registry_is_held,
+)
 
 from engines.postgres import Postgres
+from harmonywatch import assemble
 from harmonywatch.clock import ManualClock, SystemClock
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy, Rule, SchemaTooNew
 from harmonywatch.registry.engine import open_engine, reading, writing
@@ -33,6 +39,7 @@ from harmonywatch.registry.postgres import without_driver
 from harmonywatch.registry.remembered import RememberedRules
 from harmonywatch.registry.store import Registry, open_registry
 from harmonywatch.registry.tables import metadata
+from harmonywatch.settings import Settings, load
 
 
 @pytest.fixture
@@ -40,6 +47,25 @@ def server(url: str) -> Iterator[psycopg.Connection[Any]]:
     """Somebody else's connection to the test's database."""
     with psycopg.connect(without_driver(url), autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def settings(url: str, tmp_path: Path) -> Settings:
+    """Of an embedded profile whose state is on the server."""
+    settings, _ = load({"data": str(tmp_path / "data"), "state": url}, {})
+    assemble.prepare(settings)
+    return settings
+
+
+@pytest.fixture
+def hold(server: psycopg.Connection[Any]) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def held() -> Iterator[None]:
+        with server.transaction():
+            server.execute("LOCK TABLE state, forces, rules, channels, keys IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    return held
 
 
 @pytest.fixture
