@@ -25,6 +25,7 @@ from harmonywatch.archive.archiver import Archiver
 from harmonywatch.archive.compact import compact
 from harmonywatch.archive.lake import Lake
 from harmonywatch.archive.tables import Folders
+from harmonywatch.archive.verify import Terms as ProofTerms
 from harmonywatch.archive.verify import Watch, verify
 from harmonywatch.clock import ManualClock, micros
 from harmonywatch.fleet.faults import parse_faults
@@ -192,7 +193,7 @@ def main(seconds: float, rate: float, flush: float, folder: Path | None) -> None
         told(bench)
         began, cpu = time.perf_counter(), time.process_time()
         for force in FORCES:
-            verdicts = verify(bench.lake, bench.stream, force, bench.watch, bench.settings.repeat_window_s)
+            verdicts = verify(bench.lake, bench.stream, force, bench.watch, ProofTerms(bench.settings.repeat_window_s))
             assert all(verdict.clean and not verdict.lag for verdict in verdicts), verdicts
         click.echo(f"proof          clean, {time.perf_counter() - began:.2f} s")
         cpu = time.process_time()

@@ -352,16 +352,16 @@ def sealer(settings: Settings, force: str) -> Sealer:
     return open_sealer(settings.keys_folder, force)
 
 
-def verdicts(settings: Settings, actor: str, force: str | None) -> list[Verdict]:
-    """The proof of completeness, three tables a force."""
-    from harmonywatch.archive.verify import Watch, verify
+def verdicts(settings: Settings, actor: str, force: str | None, everything: bool = False) -> list[Verdict]:
+    """The proof of completeness, three tables a force. `everything`: days proven before are read again too."""
+    from harmonywatch.archive.verify import Terms, Watch, verify
 
     with opened_door(settings, actor) as door:
         forces = chosen_forces(door, force)
     watch = Watch(settings.folder / "state" if "://" in settings.lake_url else Path(settings.lake_url))
     with opened_stream(settings, force) as stream:
-        lake, window_s = open_lake(settings), settings.archive.repeat_window_s
-        return [verdict for name in forces for verdict in verify(lake, stream, name, watch, window_s)]
+        lake, terms = open_lake(settings), Terms(settings.archive.repeat_window_s, everything)
+        return [verdict for name in forces for verdict in verify(lake, stream, name, watch, terms)]
 
 
 def compacted(settings: Settings, actor: str, force: str | None, vacuum: bool) -> Iterator[Compacted]:

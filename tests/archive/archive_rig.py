@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from harmonywatch.archive.archiver import Archiver
 from harmonywatch.archive.lake import Lake
 from harmonywatch.archive.tables import Folders
-from harmonywatch.archive.verify import Verdict, Watch, verify
+from harmonywatch.archive.verify import Terms, Verdict, Watch, verify
 from harmonywatch.clock import ManualClock, to_wire
 from harmonywatch.report.record import canonical
 from harmonywatch.report.topics import AlertRecord, RejectRecord, encode
@@ -113,11 +113,12 @@ class Rig:
         tables = [pq.ParquetFile(file).read() for file in files]
         return pa.concat_tables(tables).to_pylist() if tables else []
 
-    def verify(self) -> Verdict:
-        return self.verdicts()[0]
+    def verify(self, *, everything: bool = False) -> Verdict:
+        return self.verdicts(everything=everything)[0]
 
-    def verdicts(self) -> list[Verdict]:
-        return verify(self.lake, self.stream, FORCE, Watch(self.folder / "watch"), self.settings.repeat_window_s)
+    def verdicts(self, *, everything: bool = False) -> list[Verdict]:
+        terms = Terms(self.settings.repeat_window_s, everything)
+        return verify(self.lake, self.stream, FORCE, Watch(self.folder / "watch"), terms)
 
     def position(self, partition: int = 0, topic: str = TOPICS[0]) -> int:
         table = self.lake.open(FORCE, topic.split(".")[0])

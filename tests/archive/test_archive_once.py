@@ -16,14 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_rig import DAY_S, FORCE, NOW, TOPICS, Rig, new_rig, report
+from archive_rig import DAY_S, FORCE, NOW, TOPICS, Rig, new_rig, reject, report
 from deltalake import DeltaTable, write_deltalake
 
 from harmonywatch.archive.compact import compact, keep_compact
 from harmonywatch.archive.lake import KeyChanged, Lake, LakeTable, LakeUnavailable, Mark, RewriteLost, WriterFenced
+from harmonywatch.archive.parquet import Shelf
 from harmonywatch.archive.repeats import Batch as Hashes
 from harmonywatch.archive.repeats import RepeatIndex
 from harmonywatch.archive.schema import TABLES
+from harmonywatch.archive.tally import _Place, below
+from harmonywatch.archive.verify import Verdict
 from harmonywatch.stream.contract import PositionLost, StreamReset, TopicPartition
 from harmonywatch.stream.memory import MemoryStream
 
@@ -405,6 +408,93 @@ def test_the_proof_finds_a_lost_offset_and_a_lake_set_back(tmp_path: Path):
     assert (verdict.accepted, verdict.stored, verdict.missing) == (30, 20, 10), "the watermark remembers"
     rig.archive()
     assert rig.verify().clean and rig.verify().stored == 30
+
+
+def _days(rig: Rig, *days_ago: int) -> None:
+    """Ten reports of each of these days, stored in one commit."""
+    at = rig.stream.bounds(TOPICS[0], 0).end
+    for n, ago in enumerate(days_ago):
+        moment = (NOW - timedelta(days=ago)).isoformat()
+        rig.put([report(at + n * 10 + i, time=moment) for i in range(10)])
+    rig.archive()
+
+
+def _counted_files(rig: Rig, monkeypatch: pytest.MonkeyPatch, **how: bool) -> tuple[Verdict, list[str]]:
+    """The verdict, and the days of whose files offsets were read."""
+    read: list[str] = []
+    real = Shelf.read
+
+    def noted(self, path, columns):
+        if "topic" in columns:
+            read.append(path.split("/")[0].removeprefix("day="))
+        return real(self, path, columns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Shelf, "read", noted)
+        return rig.verify(**how), sorted(read)
+
+
+def test_days_that_were_proven_are_not_read_again_until_something_touches_them(tmp_path: Path, monkeypatch):
+    rig = new_rig(tmp_path)
+    _days(rig, 0, 1, 2)
+    _days(rig, 2)
+    rig.put([reject(1, b"rubbish")], TOPICS[2])
+    rig.put([b"poison"])
+    rig.archive()
+    today, yesterday, before = "2026-11-23", "2026-11-22", "2026-11-21"
+    first, read = _counted_files(rig, monkeypatch)
+    assert first.clean and (first.stored, len(read)) == (41, 6)
+    assert _counted_files(rig, monkeypatch) == (first, [])
+    _days(rig, 1)
+    second, read = _counted_files(rig, monkeypatch)
+    assert second.clean and (second.stored, read) == (51, [yesterday, yesterday])
+    compact(rig.lake, FORCE, rig.settings, everything=True, vacuum=False)
+    merged, read = _counted_files(rig, monkeypatch)
+    assert merged == second and set(read) <= {today, yesterday, before} and yesterday in read and before in read
+    assert _counted_files(rig, monkeypatch) == (second, [])
+    again, read = _counted_files(rig, monkeypatch, everything=True)
+    assert again == second and set(read) == {today, yesterday, before}
+    DeltaTable(str(tmp_path / "lake" / FORCE / "reports")).delete("report_id = 'r-25'")
+    lost, read = _counted_files(rig, monkeypatch)
+    assert (lost.missing, read) == (1, [before])
+    assert _counted_files(rig, monkeypatch)[1] == [before], "what is not clean is not remembered"
+
+
+def test_a_proven_day_whose_file_is_gone_or_shorter_is_found(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    _days(rig, 0, 1)
+    assert rig.verify().clean
+    [file] = [path for path in rig.lake.plan(FORCE, "reports").files if "2026-11-22" in path]
+    whole = Path(file).read_bytes()
+    Path(file).write_bytes(whole[:-1])
+    assert (rig.verify().missing, rig.verify().unreadable) == (10, 1)
+    Path(file).write_bytes(whole)
+    assert rig.verify().clean
+    Path(file).unlink()
+    assert (rig.verify().missing, rig.verify().unreadable) == (10, 1)
+
+
+def test_rubbish_in_place_of_the_remembered_days_is_not_believed(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    _days(rig, 0, 1)
+    for rubbish in (b"", b"[]", b'{"reports":{"2026-11-22":{}}}'):
+        assert rig.verify().clean
+        (tmp_path / "watch" / f"{FORCE}.days.json").write_bytes(rubbish)
+    assert rig.verify().stored == 20 and rig.verify().clean
+
+
+def test_intervals_count_what_a_plain_set_counts():
+    seed = random.SystemRandom().randrange(1 << 32)
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        place, seen, rows = _Place(), set(), 0
+        for _ in range(int(rng.integers(1, 6))):
+            offsets = np.sort(rng.integers(0, 60, int(rng.integers(1, 40))))
+            place.add(offsets)
+            seen, rows = seen | set(offsets.tolist()), rows + len(offsets)
+        held, position = place.held(), int(rng.integers(0, 70))
+        assert held.rows == rows and below(held.offsets, position) == sum(each < position for each in seen), seed
+        assert {n for first, end in held.offsets.tolist() for n in range(first, end)} == seen, seed
 
 
 # --- compaction --------------------------------------------------------------------------------------------------------

@@ -106,6 +106,11 @@ class Shelf:
         finally:
             os.close(handle)
 
+    def whole(self, files: Sequence[DataFile]) -> bool:
+        """Whether all these files are there, as long as they were written."""
+        found = self._filesystem.get_file_info([file.path for file in files])
+        return all(info.size == file.size_bytes for info, file in zip(found, files, strict=True))
+
     def remove(self, path: str) -> None:
         """Delete a file that no version names."""
         self._filesystem.delete_file(path)

@@ -7,19 +7,22 @@ it, then the stream's ends.
   positions; it is never less than what an earlier proof saw (the watermark), so a lake that was set back shows.
 - stored: distinct (partition, offset) below the positions in `reports`, and poison records in `rejects`.
 - missing = accepted - stored.
-- repeated: rows beyond the first of an offset, and rows beyond the first of an identity and content within the window
-  where `repeat` is false; also of an identity alone where `conflict` is false too.
+- repeated: rows beyond the first of an offset, wherever it is, and rows beyond the first of an identity and content within
+  the window where `repeat` is false; also of an identity alone where `conflict` is false too.
 - repeats: rows with `repeat`. lag: records on the stream that are not committed yet: no fault.
 
-Offsets are held as intervals, few where nothing is wrong. Identities are compared in slices of hash values, so that memory
-stays bounded, and only from the watermark on: the days before were proven, and files do not change but by rewrites,
-which offsets cover. The watermark is a small file in the lake's folder, or beside the state for a remote lake.
+Offsets are counted day by day (`tally.py`): a day whose files are those of the last clean proof, all there and as long as
+they were, is not read again, unless `everything` is asked for. Identities are compared in slices of hash values, so that
+memory stays bounded, and only from the watermark on: the days before were proven, and files do not change but by
+rewrites, which offsets cover. Watermark and days are small files in the lake's folder, or beside the state for a remote
+lake.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +35,7 @@ import pyarrow.compute as pc
 from harmonywatch.archive.lake import Lake, LakeTable
 from harmonywatch.archive.parquet import DataFile
 from harmonywatch.archive.schema import ALERTS, REJECTS, REPORTS
-from harmonywatch.archive.tables import poison_place
+from harmonywatch.archive.tally import Count, Day, below, count, union
 from harmonywatch.report import topics
 from harmonywatch.report.topics import topic_of
 from harmonywatch.stream.contract import Stream, StreamReset, TopicPartition
@@ -73,9 +76,13 @@ class Watermark(msgspec.Struct, frozen=True):
     proven_us: int = 0
 
 
+Days = dict[str, dict[str, Day]]
+"""By table and ISO date: the days of the last clean proof."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Where the watermarks are kept, one file a force."""
+    """Where the watermarks and days are kept, one file of each a force."""
 
     folder: Path
 
@@ -83,18 +90,36 @@ class Watch:
         path = self.folder / f"{force}.verified.json"
         return msgspec.json.decode(path.read_bytes(), type=Watermark) if path.exists() else None
 
-    def write(self, force: str, watermark: Watermark) -> None:
+    def read_days(self, force: str) -> Days:
+        """Nothing if the file is not ours: then all is read again."""
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            return msgspec.json.decode((self.folder / f"{force}.days.json").read_bytes(), type=Days)
+        return {}
+
+    def write(self, force: str, watermark: Watermark, days: Days) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f".{force}.verified.{os.getpid()}"
+        self._put(f"{force}.days.json", msgspec.json.encode(days))
+        self._put(f"{force}.verified.json", msgspec.json.encode(watermark))
+
+    def _put(self, name: str, content: bytes) -> None:
+        draft = self.folder / f".{name}.{os.getpid()}"
         with draft.open("wb") as file:
-            file.write(msgspec.json.encode(watermark))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.rename(self.folder / f"{force}.verified.json")
+        draft.rename(self.folder / name)
 
 
-def verify(lake: Lake, stream: Stream, force: str, watch: Watch, window_s: float) -> list[Verdict]:
-    """One verdict per table, `reports` first. Raises StreamReset, OSError."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`window_s`: within which repeats are recognised; `everything`: read all files, also those of days proven before."""
+
+    window_s: float
+    everything: bool = False
+
+
+def verify(lake: Lake, stream: Stream, force: str, watch: Watch, terms: Terms) -> list[Verdict]:
+    """One verdict per table, `reports` first. Raises StreamReset, LakeUnavailable, OSError."""
     watermark = watch.read(force) or Watermark(stream.id, {})
     if watermark.stream_id != stream.id:
         raise StreamReset(watermark.stream_id, stream.id, f"the proof of {force}")
@@ -102,11 +127,19 @@ def verify(lake: Lake, stream: Stream, force: str, watch: Watch, window_s: float
     for table in opened.values():
         if table is not None and table.mark().stream_id != stream.id:
             raise StreamReset(table.mark().stream_id, stream.id, table.where)
-    proof = _Proof(stream, force, watermark, int(window_s * 1e6))
-    verdicts = [proof.of(name, opened[name], opened[REJECTS]) for name in KINDS]
+    days: Days = {} if terms.everything else watch.read_days(force)
+    counts = {name: _counted(name, force, table, days.get(name, {})) for name, table in opened.items()}
+    proof = _Proof(stream, force, watermark, int(terms.window_s * 1e6))
+    verdicts = [proof.of(name, opened[name], counts) for name in KINDS]
     if all(verdict.clean for verdict in verdicts):
-        watch.write(force, proof.next_watermark())
+        watch.write(force, proof.next_watermark(), {name: counted.days for name, counted in counts.items()})
     return verdicts
+
+
+def _counted(name: str, force: str, table: LakeTable | None, remembered: dict[str, Day]) -> Count:
+    """Rows of `rejects` say of which topic they are: poison lies there too."""
+    topic = None if name == REJECTS else topic_of(KINDS[name], force)
+    return Count() if table is None else count(table, topic, remembered)
 
 
 class _Proof:
@@ -115,23 +148,25 @@ class _Proof:
         self._positions: dict[str, int] = dict(watermark.positions)
         self._proven_us = watermark.proven_us
 
-    def of(self, name: str, table: LakeTable | None, rejects: LakeTable | None) -> Verdict:
+    def of(self, name: str, table: LakeTable | None, counts: Mapping[str, Count]) -> Verdict:
         topic = topic_of(KINDS[name], self._force)
         places = [TopicPartition(topic, p) for p in range(self._stream.topics().get(topic, 0))]
         positions = self._raised({at: table.position(at) if table else 0 for at in places})
         ends = {at: self._stream.bounds(*at).end for at in places}
-        tally = _Tally(positions)
-        if table is not None:
-            tally.take(table, topic if name == REJECTS else None)
-        if rejects is not None:
-            tally.take_poison(rejects, topic)
-        repeated = tally.repeated
+        stored = repeated = 0
+        for at, position in positions.items():
+            found = [
+                held for kind in {name, REJECTS} for held in counts[kind].held.get(f"{at.topic}/{at.partition}", [])
+            ]
+            intervals = union([held.offsets for held in found])
+            stored += below(intervals, position)
+            repeated += sum(held.rows for held in found) - int((intervals[:, 1] - intervals[:, 0]).sum())
         if name == REPORTS and table is not None:
             repeated += self._repeated_identities(table)
-        accepted, stored = sum(positions.values()), tally.stored()
+        accepted, own = sum(positions.values()), counts[name]
         lag = sum(max(0, ends[at] - positions[at]) for at in places)
         missing = accepted - stored
-        return Verdict(self._force, accepted, stored, missing, repeated, tally.repeats, lag, name, tally.unreadable)
+        return Verdict(self._force, accepted, stored, missing, repeated, own.repeats, lag, name, own.unreadable)
 
     def _raised(self, positions: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Never below what an earlier proof saw, and remembered for the next."""
@@ -198,80 +233,9 @@ def _followers(keys: tuple[Ints, ...], window_us: int) -> Ints:
     return order[1:][near]
 
 
-class _Tally:
-    """Offsets of one topic, as intervals per partition."""
-
-    def __init__(self, positions: dict[TopicPartition, int]) -> None:
-        self._positions = {at.partition: position for at, position in positions.items()}
-        self._intervals: dict[int, list[Ints]] = {partition: [] for partition in self._positions}
-        self.rows = self.repeats = self.unreadable = 0
-
-    def take(self, table: LakeTable, only_topic: str | None) -> None:
-        """Every row of a table, or of a table of several topics those of one."""
-        for file in table.files():
-            try:
-                for rows in table.shelf.read(file.path, ["partition", "offset", "repeat", "topic"]):
-                    self._take_rows(pa.table(rows), only_topic)
-            except (OSError, pa.ArrowException):
-                self.unreadable += 1
-
-    def take_poison(self, rejects: LakeTable, topic: str) -> None:
-        """Poison of this topic: rows of `rejects` whose own place is in it."""
-        if topic.startswith(topics.REJECTS):
-            return  # taken with the table's other rows: the place is in the same topic
-        if any(rejects.position(poison_place(TopicPartition(topic, p))) for p in self._positions):
-            self.take(rejects, topic)
-
-    def _take_rows(self, rows: pa.Table, only_topic: str | None) -> None:
-        if only_topic is not None:
-            rows = rows.filter(pc.field("topic") == only_topic)
-        partition = np.asarray(rows["partition"], dtype=np.int64)
-        offset = np.asarray(rows["offset"], dtype=np.int64)
-        if "repeat" in rows.column_names:
-            self.repeats += int(pc.sum(rows["repeat"]).as_py() or 0)
-        for number, position in self._positions.items():
-            own = offset[(partition == number) & (offset < position)]
-            self.rows += len(own)
-            self._intervals[number].append(_intervals(np.sort(own)))
-            if sum(map(len, self._intervals[number])) > 1_000_000:
-                self._intervals[number] = [_union(self._intervals[number])]
-
-    def stored(self) -> int:
-        """Distinct offsets."""
-        unions = (_union(found) for found in self._intervals.values() if found)
-        return sum(int((union[:, 1] - union[:, 0]).sum()) for union in unions)
-
-    @property
-    def repeated(self) -> int:
-        return self.rows - self.stored()
-
-
 def _readable(table: LakeTable, file: DataFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a file; of one that cannot be read none: the tally of offsets has reported it."""
     try:
         yield from table.shelf.read(file.path, columns)
     except (OSError, pa.ArrowException):
         return
-
-
-def _intervals(offsets: Ints) -> Ints:
-    """Sorted offsets (equal ones allowed) as rows [first, end)."""
-    if not len(offsets):
-        return np.empty((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(offsets) > 1)
-    firsts = offsets[np.concatenate(([0], breaks + 1))]
-    ends = offsets[np.concatenate((breaks, [len(offsets) - 1]))] + 1
-    return np.stack([firsts, ends], axis=1)
-
-
-def _union(found: list[Ints]) -> Ints:
-    """Disjoint intervals that cover the same offsets."""
-    intervals = np.concatenate(found)
-    if not len(intervals):
-        return intervals
-    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(intervals[:, 1])
-    breaks = np.flatnonzero(intervals[1:, 0] > reach[:-1])
-    firsts = intervals[np.concatenate(([0], breaks + 1)), 0]
-    ends = reach[np.concatenate((breaks, [len(intervals) - 1]))]
-    return np.stack([firsts, ends], axis=1)

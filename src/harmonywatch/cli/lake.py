@@ -20,10 +20,13 @@ def lake() -> None:
 
 
 @lake.command("verify")
+@click.option("--everything", is_flag=True, help="Read again also the days that an earlier proof found clean.")
 @force_option("Only this force.")
 @reading
-def verify(shell: Shell, force: str | None) -> None:
+def verify(shell: Shell, everything: bool, force: str | None) -> None:
     """Prove for each force that every accepted report is stored exactly once. Exit status 1 if one is missing or repeated.
+
+    Day by day: of a day that was clean before, and has the same files since, only the presence of the files is checked.
 
     `lag`: on the stream, not committed yet (no fault). Alerts and rejects are proved alike; what is wrong there is told on
     standard error and counts too.
@@ -32,7 +35,7 @@ def verify(shell: Shell, force: str | None) -> None:
     harmonywatch lake verify --json
     """
     rows, clean = [], True
-    for verdict in assemble.verdicts(shell.settings, shell.actor, force):
+    for verdict in assemble.verdicts(shell.settings, shell.actor, force, everything):
         clean = clean and verdict.clean
         if verdict.table == "reports":
             rows.append({column: getattr(verdict, column) for column in VERIFY_COLUMNS})
