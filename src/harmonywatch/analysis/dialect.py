@@ -33,7 +33,7 @@ SAME: frozenset[type[exp.Expr]] = frozenset({
     exp.Lag, exp.LastValue, exp.Lead, exp.Least, exp.LogicalAnd, exp.LogicalOr, exp.Lower, exp.Max, exp.Median,
     exp.Min, exp.Ntile, exp.Nullif, exp.Or, exp.PercentRank, exp.Pow, exp.Rank, exp.RegexpLike, exp.Replace,
     exp.RowNumber, exp.Sign, exp.StartsWith, exp.Stddev, exp.StddevPop, exp.StddevSamp, exp.StrPosition, exp.Sum,
-    exp.TimestampTrunc, exp.Transform, exp.Trim, exp.Unnest, exp.Upper, exp.Variance, exp.VariancePop, exp.Xor,
+    exp.TimestampTrunc, exp.Transform, exp.Trim, exp.Unnest, exp.Upper, exp.Variance, exp.VariancePop,
 })  # fmt: skip
 """Functions whose translation by sqlglot gives the same answers; each has an example in the conformance tests."""
 
