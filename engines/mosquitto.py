@@ -40,6 +40,10 @@ allow_anonymous false
 password_file {folder}/{name}.passwords
 acl_file {folder}/{name}.acl
 """
+TLS = """cafile {ca}
+certfile {ca}
+keyfile {key}
+"""
 SERVICE_ACL = """\
 user {user}
 topic read forces/#
@@ -59,7 +63,8 @@ class Mosquitto:
     """A broker with a listener for the service (`port`) and one for each force (`ports`).
 
     `watchers`, `bases`: user names by force; the password of `name` is `of-name`. A base may publish for every watcher of
-    its force. `kill` and `start` keep the data.
+    its force. `tls`: PEM files of a certificate for `localhost` and its key, for the service's listener. `kill` and `start`
+    keep the data.
     """
 
     def __init__(
@@ -67,12 +72,13 @@ class Mosquitto:
         folder: Path,
         watchers: Mapping[str, Sequence[str]],
         bases: Mapping[str, Sequence[str]] | None = None,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         self.folder = folder.resolve()
         forces = sorted({*watchers, *(bases or {})})
         self.port, *others = free_ports(1 + len(forces))
         self.ports = dict(zip(forces, others, strict=True))
-        self._watchers, self._bases = watchers, bases or {}
+        self._watchers, self._bases, self._tls = watchers, bases or {}, tls
         self.server = Server(
             ["mosquitto", "-c", self.folder / "mosquitto.conf"],
             log=self.folder / "broker.log",
@@ -83,7 +89,7 @@ class Mosquitto:
     @property
     def url(self) -> str:
         """Where the service goes."""
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"mqtts://localhost:{self.port}" if self._tls else f"mqtt://127.0.0.1:{self.port}"
 
     def url_of(self, force: str) -> str:
         """Where the watchers of a force go."""
@@ -120,10 +126,13 @@ class Mosquitto:
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        user = "root" if os.getuid() == 0 else "mosquitto"  # as root it would become a user that cannot enter the folder
+        user = (
+            "root" if os.getuid() == 0 else "mosquitto"
+        )  # as root it would become a user that cannot enter the folder
         parts = [
             BROKER.format(user=user, folder=self.folder, autosave_s=AUTOSAVE_S, packet_bytes_max=PACKET_BYTES_MAX),
             self._listener(self.port, "service", {SERVICE: SERVICE_PASSWORD}, SERVICE_ACL.format(user=SERVICE)),
+            TLS.format(ca=self._tls[0], key=self._tls[1]) if self._tls else "",
         ]
         for force, port in self.ports.items():
             bases = self._bases.get(force, ())

@@ -128,6 +128,7 @@ class Service:
     stream: Any
     members: Members = field(default_factory=Members)
     settings: MqttSettings = field(default_factory=lambda: MqttSettings(session_s=600))
+    ca: str = ""
     wait: bool = True
     error: BaseException | None = None
 
@@ -179,7 +180,7 @@ class Service:
         self.service = MqttService(
             MqttParts(
                 settings=self.settings,
-                broker=Broker.at(self.broker.url, SERVICE, SERVICE_PASSWORD),
+                broker=Broker.at(self.broker.url, SERVICE, SERVICE_PASSWORD, self.ca),
                 stream=self.stream,
                 enrolment=self.members,
                 forces=lambda: dict.fromkeys(FORCES, PARTITIONS),

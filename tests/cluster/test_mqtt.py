@@ -5,11 +5,16 @@ from __future__ import annotations
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from mqtt_rig import (
     V3,
     V5,
@@ -280,6 +285,50 @@ def test_the_last_will_tells_of_a_watcher_that_fell_silent(
         other.send(b"perhaps", other.topic("state"))
         eventually(lambda: service.metric("refused_total", force="north", code="bad-state") == 1)
     assert len(states(stream)) == 2
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """For `localhost`, signed by itself; and its key."""
+    names = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    key, now = ec.generate_private_key(ec.SECP256R1()), SystemClock().now()
+    made = (
+        x509.CertificateBuilder(names, names, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = tmp_path / "ca.pem", tmp_path / "key.pem"
+    files[0].write_bytes(made.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+@pytest.mark.parametrize("in_flight_max", [16, 256])
+def test_over_tls_everything_comes_in_order(
+    tmp_path: Path, stream: SqliteStream, certificate: tuple[Path, Path], in_flight_max: int
+) -> None:
+    settings = MqttSettings(session_s=600, in_flight_max=in_flight_max)
+    users = {"north": ["W-1"], "south": ["W-1"]}
+    with (
+        Mosquitto(tmp_path / "broker", users, tls=certificate) as broker,
+        Service(broker, stream, settings=settings, ca=str(certificate[0])),
+        Watcher(broker, "north", "W-1") as watcher,
+    ):
+        for i in range(300):
+            watcher.publish(report("W-1", sequence=i))
+        found = wait_reports(stream, 300)
+    assert [r.sequence for r in found] == list(range(300))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves its socket to be collected
+def test_a_broker_whose_certificate_is_not_trusted_is_not_talked_to(
+    tmp_path: Path, stream: SqliteStream, certificate: tuple[Path, Path]
+) -> None:
+    with (
+        Mosquitto(tmp_path / "broker", {"north": ["W-1"], "south": ["W-1"]}, tls=certificate) as broker,
+        Service(broker, stream, wait=False) as service,
+    ):
+        eventually(lambda: any("certificate" in reason.lower() for reason in service.troubles()))
 
 
 def test_watchers_are_enrolled_once_the_registry_can_be_written(broker: Mosquitto, stream: SqliteStream) -> None:
