@@ -11,7 +11,8 @@ analyst too, by asking for less, `EngineFailed` nobody but us.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -80,7 +81,8 @@ class Catalog(Protocol):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a query may take, and on which engine. `memory` as DuckDB writes it; `nice` is the priority given up to the
-    alert path; `spark_properties`: a file in Spark's own form (master, archives, the store's credentials), "" = none."""
+    alert path; `spark_properties`: a file in Spark's own form (master, archives, the store's credentials), "" = none;
+    `store`: what S3 clients read from the environment (AWS_...), for a lake that is not a folder."""
 
     deadline_s: float = 60.0
     memory: str = "2GB"
@@ -88,16 +90,18 @@ class Limits:
     nice: int = 10
     engine: EngineName = "duckdb"
     spark_properties: str = ""
+    store: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine may use: memory as DuckDB writes it, threads, a folder to spill into."""
+    """What an engine may use: memory as DuckDB writes it, threads, a folder to spill into, and how to reach the store."""
 
     memory: str
     threads: int
     spill_folder: str
     deadline_s: float
+    store: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

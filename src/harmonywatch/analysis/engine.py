@@ -7,9 +7,12 @@ judged (`vetting.py`), (7) it runs. Nothing of the analyst's is seen by the engi
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +23,7 @@ from harmonywatch.analysis.vetting import place_of, vet_tree
 from harmonywatch.analysis.views import lake_over, macros, views_over
 
 BATCH_ROWS = 8_192
+S3 = "s3://"
 SPILL_BYTES_MAX = "8GB"
 """What a query may put beside its memory; beyond, it is out of memory."""
 
@@ -49,10 +53,28 @@ class Engine:
         )
         try:
             self._connection.execute("SET TimeZone = 'UTC'")
+            if any(file.startswith(S3) for plan in plans.values() for file in plan.files):
+                self._reach(room.store)
             self._open(plans)
             self._lock(plans)
         except duckdb.Error as error:  # nothing of the analyst's has run yet: a file is gone, or not what it was
             raise EngineFailed(str(error).splitlines()[0]) from None
+
+    def _reach(self, store: Mapping[str, str]) -> None:
+        """Files in an S3 store can be read. The extension comes with a package: nothing is fetched."""
+        self._connection.execute(f"LOAD {_quoted(_extension('httpfs'))}")
+        endpoint = store.get("AWS_ENDPOINT_URL", "")
+        options = {
+            "KEY_ID": store.get("AWS_ACCESS_KEY_ID"),
+            "SECRET": store.get("AWS_SECRET_ACCESS_KEY"),
+            "SESSION_TOKEN": store.get("AWS_SESSION_TOKEN"),
+            "REGION": store.get("AWS_REGION"),
+            "ENDPOINT": urlsplit(endpoint).netloc or None,
+            "URL_STYLE": "path" if endpoint else None,
+            "USE_SSL": "false" if endpoint.startswith("http://") else None,
+        }
+        told = "".join(f", {name} {_quoted(value)}" for name, value in options.items() if value)
+        self._connection.execute(f"CREATE SECRET (TYPE s3{told})")
 
     def _open(self, plans: Mapping[str, Plan]) -> None:
         for table, plan in plans.items():
@@ -67,7 +89,7 @@ class Engine:
 
     def _lock(self, plans: Mapping[str, Plan]) -> None:
         files = [file for plan in plans.values() for file in plan.files]
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        listed = ", ".join(map(_quoted, files))
         self._connection.execute(f"SET allowed_paths = [{listed}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
@@ -118,6 +140,24 @@ class Engine:
         if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException):
             return EngineFailed(text.splitlines()[0])
         return _bad(text, sql)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _extension(name: str) -> str:
+    """Where the package `duckdb-extension-NAME` put its file. Raises EngineFailed without the package."""
+    package = f"duckdb_extension_{name}"
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations or [] if spec is not None else []
+    for place in places:
+        file = Path(place) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+        if file.is_file():
+            return str(file)
+    raise EngineFailed(
+        f"the lake is in an S3 store, and DuckDB's {name} is not here: pip install 'harmonywatch[distributed]'"
+    )
 
 
 def _bad(text: str, sql: str) -> BadQuery:

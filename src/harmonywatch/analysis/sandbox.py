@@ -77,7 +77,7 @@ class Answering(Protocol):
 
 def _opened(job: Job) -> Answering:
     limits, plans = job.limits, unpacked(job.tables)
-    room = Room(limits.memory, limits.threads, job.spill_folder, limits.deadline_s)
+    room = Room(limits.memory, limits.threads, job.spill_folder, limits.deadline_s, limits.store)
     if limits.engine == "duckdb":
         return Engine(plans, room)
     from harmonywatch.analysis.spark import SparkEngine, open_session
