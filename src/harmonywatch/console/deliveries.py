@@ -14,7 +14,7 @@ from harmonywatch.clock import Clock, from_wire, to_wire
 from harmonywatch.console.events import LiveEvent, Recent
 from harmonywatch.report.record import VERSION
 from harmonywatch.report.topics import DELIVERIES, DeliveryRecord, encode, topic_of
-from harmonywatch.stream.contract import OutcomeUnknown, Stream, StreamFull, UnknownTopic, partition_of
+from harmonywatch.stream.contract import OutcomeUnknown, Stream, StreamFull, TopicDamaged, UnknownTopic, partition_of
 from harmonywatch.telemetry import Telemetry
 
 BY = "live"
@@ -72,7 +72,7 @@ class Deliveries:
         for force, records in by_force.items():
             try:
                 await asyncio.to_thread(self._append, topic_of(DELIVERIES, force), records)
-            except (StreamFull, OutcomeUnknown):
+            except (StreamFull, OutcomeUnknown, TopicDamaged):
                 self._telemetry.failed.labels("delivery-deferred").inc()
                 self._waiting.extendleft((force, record) for record in reversed(records))
             except UnknownTopic:

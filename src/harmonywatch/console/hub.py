@@ -12,6 +12,7 @@ Because positions and clients change on the loop only, a client that joins at `v
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,10 @@ from harmonywatch.console.deliveries import Deliveries
 from harmonywatch.console.events import LiveEvent, Recent, events_of, silence_repeats, told
 from harmonywatch.console.past import remember
 from harmonywatch.console.positions import Vector, write_id
+from harmonywatch.console.reading import KindReading, ends_of
 from harmonywatch.registry.contract import KeyFinder, KeyInfo
 from harmonywatch.report.topics import ALERTS, EVENTS
-from harmonywatch.stream.contract import Reader, Stream, TopicPartition
+from harmonywatch.stream.contract import PositionLost, Stream, TopicDamaged, TopicPartition
 from harmonywatch.telemetry import Telemetry
 
 POLL_S = 0.1
@@ -105,9 +107,9 @@ class Hub:
     async def open(self) -> list[asyncio.Future[None]]:
         """Begin at the end of the log. The futures end only in an error of the stream, or after `close`."""
         loop = asyncio.get_running_loop()
-        self.vector = await asyncio.to_thread(self._end)
-        ends = self.vector.of(None)
-        return [loop.run_in_executor(self._threads, self._follow, loop, kind, ends) for kind in (ALERTS, EVENTS)]
+        self.vector, unread = await asyncio.to_thread(ends_of, self.stream, (ALERTS, EVENTS))
+        begins = (self.vector.of(None), unread)
+        return [loop.run_in_executor(self._threads, self._follow, loop, kind, begins) for kind in (ALERTS, EVENTS)]
 
     def close(self) -> None:
         """Let the followers end. Twice is once."""
@@ -153,36 +155,25 @@ class Hub:
 
     # --- the followers' threads
 
-    def _end(self) -> Vector:
-        ends = Vector()
-        for topic, partitions in self.stream.topics().items():
-            if topic.startswith((ALERTS, EVENTS)):
-                for partition in range(partitions):
-                    ends.advance(TopicPartition(topic, partition), self.stream.bounds(topic, partition).end)
-        return ends
-
-    def _follow(self, loop: asyncio.AbstractEventLoop, kind: str, ends: Vector) -> None:
-        known, recent = ends.topics(), Recent()
-        for at in ends.partitions():
+    def _follow(self, loop: asyncio.AbstractEventLoop, kind: str, begins: tuple[Vector, set[str]]) -> None:
+        recent = Recent()
+        for at in begins[0].partitions():
             if at.topic.startswith(kind):
-                remember(self.stream, at, ends.get(at), recent)
+                with contextlib.suppress(PositionLost, TopicDamaged):  # a repeat more is told, and the reader says why
+                    remember(self.stream, at, begins[0].get(at), recent)
 
-        def start(topic: str, partition: int) -> int | None:
-            """The end at the start; a topic made later is new from its first record on."""
-            return ends.get(TopicPartition(topic, partition)) if topic in known else None
+        def found(at: TopicPartition, position: int) -> None:
+            loop.call_soon_threadsafe(self.vector.advance, at, position)
 
-        reader = self.stream.reader(kind, start=start)
-        try:
+        with contextlib.closing(KindReading(self.stream, kind, begins, found)) as reading:
             while not self._stopping.is_set():
-                events = self._poll(reader, recent)
+                events = self._poll(reading, recent)
                 if events:
                     loop.call_soon_threadsafe(self._dispatch, events)
-        finally:
-            reader.close()
 
-    def _poll(self, reader: Reader, recent: Recent) -> list[LiveEvent]:
+    def _poll(self, reading: KindReading, recent: Recent) -> list[LiveEvent]:
         found: list[LiveEvent] = []
-        for batch in sorted(reader.poll(POLL_S), key=lambda batch: batch.appended_us):
+        for batch in reading.poll(POLL_S, self.clock, self.telemetry):
             events = events_of(batch)
             unread = sum(not event.body for event in events)
             if unread:
