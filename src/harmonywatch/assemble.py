@@ -342,7 +342,14 @@ def _check_force(settings: Settings, force: str | None) -> None:
 def open_lake(settings: Settings) -> Lake:
     from harmonywatch.archive.lake import Lake
 
-    return Lake(settings.lake_url)
+    return Lake(settings.lake_url, store_options(settings))
+
+
+def store_options(settings: Settings, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """How to reach the lake's store: what S3 clients everywhere read from the environment; empty for a folder."""
+    if "://" not in settings.lake_url:
+        return {}
+    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 def sealer(settings: Settings, force: str) -> Sealer:
@@ -390,7 +397,8 @@ def _limits(settings: Settings, deadline_s: float | None = None, engine: EngineN
 
     asked = settings.analysis
     properties = str(Path(asked.spark_properties).resolve()) if asked.spark_properties else ""
-    return Limits(deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice, engine, properties)
+    within = (deadline_s or asked.deadline_s, asked.memory, asked.threads, asked.nice)
+    return Limits(*within, engine, properties, store_options(settings))
 
 
 class _AuditOnDemand:
