@@ -211,7 +211,7 @@ class IncidentStore:
                 delete_events(connection, keys)
 
     def _record(self, connection: Connection, poll: Poll, stream_id: str) -> Recorded:
-        stored = self._positions(connection, stream_id, sorted({at.topic for at in poll.spans}))
+        stored = self._positions(connection, stream_id, sorted(poll.spans))
         for at, (base, _) in poll.spans.items():
             assert base <= stored.get(at, base), f"{at}: records between {stored[at]} and {base} were never handled"
         sightings = [sighting for at, offset, sighting in poll.sightings if offset >= stored.get(at, 0)]
@@ -243,12 +243,14 @@ class IncidentStore:
         return current_of(connection, sorted(subjects))
 
     def _positions(
-        self, connection: Connection, stream_id: str, topics: Sequence[str] | None
+        self, connection: Connection, stream_id: str, ours: Sequence[TopicPartition] | None
     ) -> dict[TopicPartition, int]:
+        """Of all partitions; or of `ours`, which are locked, and no others: those are other workers'."""
         c = alert_positions.c
         wanted = select(c.topic, c.partition, c.position, c.stream_id)
-        if topics is not None:
-            wanted = wanted.where(c.topic.in_(topics)).order_by(c.topic, c.partition).with_for_update()
+        if ours is not None:
+            mine = wanted.where(tuple_(c.topic, c.partition).in_(ours))
+            wanted = mine.order_by(c.topic, c.partition).with_for_update()
         rows = connection.execute(wanted).all()
         for row in rows:
             if row.stream_id != stream_id:
