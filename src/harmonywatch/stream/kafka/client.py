@@ -1,8 +1,9 @@
 """The only file that knows Kafka's client library: its settings, its objects, its errors translated once.
 
 `Admin` asks and makes, `Appender` writes, `Fetcher` reads partitions given to it or, in a group, those that the group gives.
-All names here are the brokers' (with namespace). Errors leave as the contract's: what passes by itself is `StreamFull`
-with its reason, what only the operator can mend is `StreamBroken`.
+Names are ours on the outside and the brokers' (with the namespace) within. Errors leave as the contract's: what passes by
+itself is `StreamFull` with its reason, what the operator must mend is `TopicDamaged` if one topic has it, else
+`StreamBroken`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import (
+    OFFSET_INVALID,
     Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
@@ -35,6 +37,7 @@ from harmonywatch.stream.contract import (
     StreamBroken,
     StreamError,
     StreamFull,
+    TopicDamaged,
     TopicPartition,
     UnknownTopic,
 )
@@ -150,6 +153,8 @@ def translation(error: KafkaError, topic: str = "") -> StreamError:
         return UnknownTopic(topic)
     if not error.fatal() and (error.retriable() or error.code() in _FOR_A_WHILE):
         return StreamFull(f"the brokers cannot for now: {reason}", topic=topic)
+    if topic and not error.fatal():
+        return TopicDamaged(topic, f"the brokers refuse: {reason}")
     return StreamBroken(f"the brokers refuse: {reason}", topic)
 
 
@@ -165,31 +170,54 @@ class NewTopicRefused(StreamError):
     """The brokers will not make a topic as it is asked for."""
 
 
+def _outer(address: Address, at: TopicPartition, position: int = OFFSET_INVALID) -> Place:
+    return Place(address.outer(at.topic), at.partition, position)
+
+
+def _inner(address: Address, places: Iterable[Place]) -> list[tuple[TopicPartition, Place]]:
+    """The places of our namespace, under our names."""
+    named = ((address.inner(place.topic), place) for place in places)
+    return [(TopicPartition(topic, place.partition), place) for topic, place in named if topic is not None]
+
+
 class Admin:
     """Questions to the cluster. Safe for several threads."""
 
     def __init__(self, address: Address) -> None:
+        self._address, self._said = address, ""
         with translated():
-            self._client = AdminClient(_settings(address))
+            self._client = AdminClient(_settings(address, {"error_cb": self._note}))
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._said = error.str()
 
     def cluster_id(self) -> str:
-        with translated():
-            found = self._client.list_topics(timeout=ASK_S).cluster_id
+        """Raises StreamFull with the library's reason, which may be for the operator: a wrong password looks to it like a
+        broker that is away."""
+        try:
+            with translated():
+                found = self._client.list_topics(timeout=ASK_S).cluster_id
+        except StreamFull as error:
+            self._client.poll(0)
+            raise StreamFull(f"{error} ({self._said})" if self._said else str(error)) from None
         if not found:
             raise StreamBroken("the cluster tells no id")
         return str(found)
 
     def topics(self) -> dict[str, int]:
-        """Every topic with its number of partitions."""
+        """Every topic of our namespace with its number of partitions."""
         with translated():
             found = self._client.list_topics(timeout=ASK_S).topics
-        return {name: len(each.partitions) for name, each in found.items() if each.error is None}
+        named = ((self._address.inner(name), each) for name, each in sorted(found.items()) if each.error is None)
+        return {name: len(each.partitions) for name, each in named if name is not None}
 
     def create(self, topic: str, partitions: int, replicas: int, config: Mapping[str, str]) -> None:
         """Make it, unless it is there, and wait until every partition has a leader. Raises NewTopicRefused."""
-        asked = NewTopic(topic, num_partitions=partitions, replication_factor=replicas, config=dict(config))
+        outer = self._address.outer(topic)
+        asked = NewTopic(outer, num_partitions=partitions, replication_factor=replicas, config=dict(config))
         try:
-            self._client.create_topics([asked], request_timeout=ASK_S)[topic].result()
+            self._client.create_topics([asked], request_timeout=ASK_S)[outer].result()
         except KafkaException as error:
             reason: KafkaError = error.args[0]
             if reason.code() in (KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.TOPIC_EXCEPTION):
@@ -204,7 +232,7 @@ class Admin:
 
     def _has_leaders(self, topic: str) -> bool:
         with translated(topic):
-            found = self._client.list_topics(topic, timeout=ASK_S).topics[topic]
+            found = next(iter(self._client.list_topics(self._address.outer(topic), timeout=ASK_S).topics.values()))
         leaders = [each.leader for each in found.partitions.values()]
         return found.error is None and bool(leaders) and min(leaders) >= 0
 
@@ -214,10 +242,11 @@ class Admin:
             return {}
         found: dict[str, str] = {}
         with translated():
-            asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=ASK_S)
-        for topic, future in asked.items():
+            names = TopicCollection([self._address.outer(topic) for topic in topics])
+            asked = self._client.describe_topics(names, request_timeout=ASK_S)
+        for topic in topics:
             try:
-                uuid = future.result().topic_id
+                uuid = asked[self._address.outer(topic)].result().topic_id
             except KafkaException as error:
                 if error.args[0].code() in _UNKNOWN:
                     continue
@@ -238,12 +267,14 @@ class Admin:
         until = time.monotonic() + ASK_S
         while left := [at for at in places if at not in found]:
             with translated():
-                asked = self._client.list_offsets({Place(*at): spec for at in left}, request_timeout=ASK_S)
-            for place, future in asked.items():
+                asked = self._client.list_offsets(
+                    {_outer(self._address, at): spec for at in left}, request_timeout=ASK_S
+                )
+            for at, future in zip(left, asked.values(), strict=True):
                 try:
-                    found[TopicPartition(place.topic, place.partition)] = future.result().offset
+                    found[at] = future.result().offset
                 except KafkaException as error:
-                    told = translation(error.args[0], place.topic)
+                    told = translation(error.args[0], at.topic)
                     if not isinstance(told, StreamFull) or time.monotonic() > until:
                         raise told from error
             if len(found) < len(places):
@@ -255,7 +286,8 @@ class Admin:
         """The group's positions where it has any."""
         if not places:
             return {}
-        asked = ConsumerGroupTopicPartitions(group, [Place(*at) for at in places])
+        group = self._address.outer(group)
+        asked = ConsumerGroupTopicPartitions(group, [_outer(self._address, at) for at in places])
         until = time.monotonic() + ASK_S
         while True:
             try:
@@ -266,11 +298,8 @@ class Admin:
                 if not isinstance(told, StreamFull) or time.monotonic() > until:
                     raise told from error
                 time.sleep(RETRY_S)
-        return {
-            TopicPartition(each.topic, each.partition): each.offset
-            for each in answer.topic_partitions or ()
-            if each.offset >= 0
-        }
+        told_offsets = _inner(self._address, answer.topic_partitions or ())
+        return {at: each.offset for at, each in told_offsets if each.offset >= 0}
 
 
 class _Waiting:
@@ -298,6 +327,7 @@ class Appender:
     POLL_S = 0.1
 
     def __init__(self, address: Address) -> None:
+        self._address = address
         with translated():
             self._producer = Producer(_settings(address, _WRITE, {"logger": _Log()}))
         self._order: dict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -319,13 +349,13 @@ class Appender:
         return waiting.first
 
     def _enqueue(self, topic: str, records: Mapping[int, Sequence[bytes]], waiting: _Waiting) -> None:
-        produce, told, queued = self._producer.produce, waiting.told, 0
+        produce, told, queued, outer = self._producer.produce, waiting.told, 0, self._address.outer(topic)
         until = time.monotonic() + DELIVERY_S
         for partition, values in records.items():
             for value in values:
                 while True:
                     try:
-                        produce(topic, value, partition=partition, on_delivery=told)
+                        produce(outer, value, partition=partition, on_delivery=told)
                         break
                     except BufferError:  # the brokers are slower than we: the reports of others make room
                         if time.monotonic() > until:
@@ -340,15 +370,14 @@ class Appender:
         return told if queued == 0 or isinstance(told, StreamBroken) else OutcomeUnknown(str(told))
 
     def _failed(self, topic: str, waiting: _Waiting) -> StreamError:
-        """Of the errors of several records the gravest; none of them is "none is" if a single record was written."""
+        """A refusal is told as such only if nothing was written, and nothing may be."""
         errors = [translation(each, topic) for each in waiting.failures]
-        for kind in (StreamBroken, UnknownTopic):
-            for error in errors:
-                if isinstance(error, kind) and (kind is StreamBroken or not waiting.first):
-                    return error
-        return OutcomeUnknown(
-            f"{topic}: {len(errors)} records were not acknowledged within {DELIVERY_S:g} s and may be written or not: {errors[0]}"
-        )
+        for error in errors:
+            if isinstance(error, StreamBroken):
+                return error
+        if not waiting.first and all(isinstance(error, TopicDamaged | UnknownTopic) for error in errors):
+            return errors[0]
+        return OutcomeUnknown(f"{topic}: {len(errors)} records may be written or not, others are: {errors[0]}")
 
     def _take_reports(self) -> None:
         while not self._stop.is_set():
@@ -379,7 +408,7 @@ class Fetched(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """What the library says instead of a record: about one partition, or about all (topic "")."""
+    """What the library says instead of a record, about one partition."""
 
     topic: str
     partition: int
@@ -395,8 +424,9 @@ class Fetcher:
     one that is left to the garbage collector keeps its partitions until then, and the interpreter waiting while it goes."""
 
     def __init__(self, address: Address, group: str = "", member: str = "", wait_ms: int = WAIT_MS) -> None:
+        self._address = address
         more: dict[str, Any] = {
-            "group.id": group or "harmonywatch-reading",
+            "group.id": address.outer(group or "reading"),
             "fetch.wait.max.ms": wait_ms,
             "logger": _Log(),
         }
@@ -409,32 +439,33 @@ class Fetcher:
             self._consumer = Consumer(_settings(address, _READ, more))
 
     def subscribe(self, topics: Sequence[str], gained: Moved, lost: Moved) -> None:
-        """Join the group for these topics (a text that begins with ^ is a pattern). From within `take`, `gained` is
-        called with new partitions, which it assigns, and `lost` with those that are ours no more."""
+        """Join the group for these topics; one that ends in a dot is a prefix. From within `take`, `gained` is called with
+        new partitions, which it assigns, and `lost` with those that are ours no more."""
 
         def on_assign(_consumer: Consumer, places: list[Place]) -> None:
-            gained([TopicPartition(each.topic, each.partition) for each in places])
+            gained([at for at, _ in _inner(self._address, places)])
 
         def on_lost(consumer: Consumer, places: list[Place]) -> None:
-            lost([TopicPartition(each.topic, each.partition) for each in places])
+            lost([at for at, _ in _inner(self._address, places)])
             consumer.incremental_unassign(places)
 
         with translated():
-            self._consumer.subscribe(list(topics), on_assign=on_assign, on_revoke=on_lost, on_lost=on_lost)
+            names = [_pattern(self._address.outer(topic)) for topic in topics]
+            self._consumer.subscribe(names, on_assign=on_assign, on_revoke=on_lost, on_lost=on_lost)
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         """Read these as well, from these positions on. The library remembers pauses longer than assignments."""
         with translated():
-            self._consumer.incremental_assign([Place(at.topic, at.partition, to) for at, to in positions.items()])
-            self._consumer.resume([Place(*at) for at in positions])
+            self._consumer.incremental_assign([_outer(self._address, at, to) for at, to in positions.items()])
+            self._consumer.resume([_outer(self._address, at) for at in positions])
 
     def unassign(self, places: Sequence[TopicPartition]) -> None:
         with translated():
-            self._consumer.incremental_unassign([Place(*at) for at in places])
+            self._consumer.incremental_unassign([_outer(self._address, at) for at in places])
 
     def pause(self, places: Sequence[TopicPartition]) -> None:
         with translated():
-            self._consumer.pause([Place(*at) for at in places])
+            self._consumer.pause([_outer(self._address, at) for at in places])
 
     def take(self, records_max: int, timeout_s: float) -> tuple[list[Fetched], list[Trouble]]:
         """What came, at once if anything is there; else what comes first within the timeout."""
@@ -445,16 +476,16 @@ class Fetcher:
                 messages = first + self._consumer.consume(records_max, 0.0) if first else []
         records, troubles = [], []
         for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(_fetched(message))
-            elif (trouble := _trouble(message, error)) is not None:
+            topic, error = self._address.inner(message.topic() or ""), message.error()
+            if error is None and topic is not None:
+                records.append(_fetched(message, topic))
+            elif error is not None and (trouble := _trouble(message, topic or "", error)) is not None:
                 troubles.append(trouble)
         return records, troubles
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Durable when this returns. What is not ours any more is left to its owner."""
-        places = [Place(at.topic, at.partition, to) for at, to in positions.items()]
+        places = [_outer(self._address, at, to) for at, to in positions.items()]
         until = time.monotonic() + ASK_S
         while True:
             try:
@@ -485,21 +516,23 @@ class Fetcher:
             yield
 
 
-def _fetched(message: Message) -> Fetched:
-    return Fetched(
-        message.topic() or "",
-        message.partition() or 0,
-        message.offset() or 0,
-        message.value() or b"",
-        message.timestamp()[1],
-    )
+def _pattern(outer: str) -> str:
+    """Names hold letters, digits, hyphens, underscores, and dots, which alone mean something in a pattern."""
+    return "^" + outer.replace(".", "\\.") + ".*" if outer.endswith(".") else outer
 
 
-def _trouble(message: Message, error: KafkaError) -> Trouble | None:
-    """None for what the library mends by itself."""
-    topic, partition = message.topic() or "", message.partition() or 0
+def _fetched(message: Message, topic: str) -> Fetched:
+    value, appended_ms = message.value() or b"", message.timestamp()[1]
+    return Fetched(topic, message.partition() or 0, message.offset() or 0, value, appended_ms)
+
+
+def _trouble(message: Message, topic: str, error: KafkaError) -> Trouble | None:
+    """None for what the library mends by itself: brokers that are away, topics that are not there yet. Raises
+    StreamBroken if it is no topic's."""
     lost = error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
     told = translation(error, topic)
     if not lost and isinstance(told, StreamFull | UnknownTopic):
-        return None  # brokers that are away, topics that are not there yet
-    return Trouble(topic, partition, lost, told)
+        return None
+    if not topic or isinstance(told, StreamBroken):
+        raise told
+    return Trouble(topic, message.partition() or 0, lost, told)

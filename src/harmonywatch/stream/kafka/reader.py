@@ -26,7 +26,6 @@ from harmonywatch.stream.contract import (
     PartitionsMoved,
     PositionLost,
     Start,
-    StreamBroken,
     StreamFull,
     TopicDamaged,
     TopicPartition,
@@ -59,7 +58,6 @@ class KafkaReader:
         self, stream: KafkaStream, topics: str | tuple[str, ...], group: str | None, start: Start | None
     ) -> None:
         self._stream, self._topics, self._group, self._start = stream, topics, group, start
-        self._outer = stream.address.outer
         self._owned: set[TopicPartition] = set()
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -78,15 +76,14 @@ class KafkaReader:
 
     def poll(self, timeout_s: float) -> list[Batch]:
         deadline = time.monotonic() + timeout_s
-        self._tell()
         while True:
             self._check_open()
+            self._tell()
             now = time.monotonic()
             self._look_around(now)
             left_s = 0.0 if self._held else min(deadline - now, SLICE_S)
             self._take(left_s)
-            if self._moved or (not self._held and left_s < SLICE_S):
-                self._tell()
+            self._tell()
             if self._held or time.monotonic() >= deadline:
                 batches = list(self._held.values())
                 self._held = {}
@@ -106,7 +103,7 @@ class KafkaReader:
             self._moved.discard(topic)
             self._halt(topic)
             places = [at for at in self._owned if at.topic == topic]
-            self._fetcher.unassign([self._place(at) for at in places])
+            self._fetcher.unassign(places)
             self._read_on(places)
 
     def assigned(self) -> frozenset[TopicPartition]:
@@ -121,7 +118,7 @@ class KafkaReader:
             return
         risen = {at: to for at, to in positions.items() if at in self._owned and to > self._committed.get(at, -1)}
         if risen:
-            self._fetcher.commit({self._place(at): to for at, to in risen.items()})
+            self._fetcher.commit(risen)
             self._committed.update(risen)
 
     def close(self) -> None:
@@ -133,35 +130,28 @@ class KafkaReader:
 
     def _join(self) -> None:
         names = (self._topics,) if isinstance(self._topics, str) else self._topics
-        self._fetcher.subscribe([self._pattern(name) for name in names], self._on_gained, self._on_lost)
+        self._fetcher.subscribe(names, self._on_gained, self._on_lost)
         until = time.monotonic() + JOIN_S
         awaited = any(matches(topic, self._topics) for topic in self._stream.topics())
         while awaited and not self._joined and time.monotonic() < until:
             self._take(SLICE_S / 4)
 
-    def _pattern(self, name: str) -> str:
-        """Names hold letters, digits, hyphens, underscores, and dots, which alone mean something in a pattern."""
-        outer = self._outer(name)
-        return "^" + outer.replace(".", "\\.") + ".*" if name.endswith(".") else outer
-
     def _on_gained(self, places: list[TopicPartition]) -> None:
         if self._closed:
             return
         self._joined = True
-        gained = self._ours(places)
-        shared = {at.topic for at in gained} & {at.topic for at in self._owned}
-        self._owned |= set(gained)
+        shared = {at.topic for at in places} & {at.topic for at in self._owned}
+        self._owned |= set(places)
         self._move(shared)
-        self._read_on(gained)
+        self._read_on(places)
 
     def _on_lost(self, places: list[TopicPartition]) -> None:
         if self._closed:
             return
-        lost = set(self._ours(places))
-        self._owned -= lost
-        for at in lost:
+        self._owned -= set(places)
+        for at in places:
             self._committed.pop(at, None)
-        self._move({at.topic for at in lost})
+        self._move({at.topic for at in places})
 
     def _move(self, topics: set[str]) -> None:
         for topic in topics:
@@ -188,8 +178,8 @@ class KafkaReader:
             if topic not in self._aside:
                 with self._aside.contained(topic):
                     self._next |= self._beginnings([at for at in places if at.topic == topic])
-        still = [self._place(at) for at in places if at not in self._next]
-        self._fetcher.assign({self._place(at): self._next.get(at, 0) for at in places})
+        still = [at for at in places if at not in self._next]
+        self._fetcher.assign({at: self._next.get(at, 0) for at in places})
         if still:
             self._fetcher.pause(still)
 
@@ -207,12 +197,15 @@ class KafkaReader:
         return chosen
 
     def _halt(self, topic: str) -> None:
-        for at in [at for at in self._next if at.topic == topic]:
-            del self._next[at]
+        """Nothing more of it, nor what is at hand."""
+        self._stand_still(topic)
         for at in [at for at in self._held if at.topic == topic]:
             del self._held[at]
-        if places := [self._place(at) for at in self._owned if at.topic == topic]:
-            self._fetcher.pause(places)
+
+    def _stand_still(self, topic: str) -> None:
+        for at in [at for at in self._next if at.topic == topic]:
+            del self._next[at]
+        self._fetcher.pause([at for at in self._owned if at.topic == topic])
 
     # --- what comes
 
@@ -224,36 +217,30 @@ class KafkaReader:
             self._face(trouble)
 
     def _hold(self, record: Fetched) -> None:
-        topic = self._stream.address.inner(record.topic)
-        if topic is None:
-            return
-        at = TopicPartition(topic, record.partition)
+        at = TopicPartition(record.topic, record.partition)
         expected = self._next.get(at)
         if expected is None or record.offset < expected:
             return  # fetched before its topic was put aside or begun anew
         if record.offset > expected:
-            with self._aside.contained(topic):
-                raise TopicDamaged(topic, f"[{record.partition}]: records {expected} to {record.offset} are missing")
-            self._halt(topic)
+            with self._aside.contained(at.topic):
+                raise TopicDamaged(at.topic, f"[{at.partition}]: records {expected} to {record.offset} are missing")
+            self._stand_still(at.topic)
             return
         self._next[at] = expected + 1
         if at in self._held:
             self._held[at].values.append(record.value)
         else:
-            self._held[at] = Batch(topic, record.partition, record.offset, [record.value], record.appended_ms * 1000)
+            self._held[at] = Batch(*at, record.offset, [record.value], record.appended_ms * 1000)
 
     def _face(self, trouble: Trouble) -> None:
-        topic = self._stream.address.inner(trouble.topic) if trouble.topic else None
-        if topic is None:
-            raise StreamBroken(str(trouble.error))
-        at = TopicPartition(topic, trouble.partition)
-        if topic in self._aside or at not in self._next:
+        at = TopicPartition(trouble.topic, trouble.partition)
+        if at not in self._next:
             return
-        with self._aside.contained(topic):
+        with self._aside.contained(at.topic):
             if trouble.lost:
                 raise PositionLost(*at, self._next[at], self._stream.bounds(*at))
-            raise TopicDamaged(topic, str(trouble.error))
-        self._halt(topic)
+            raise trouble.error
+        self._stand_still(at.topic)
 
     def _look_around(self, now: float) -> None:
         """A cluster that does not answer for now is no reason to stop: records come when it does."""
@@ -275,22 +262,17 @@ class KafkaReader:
                     raise TopicDamaged(topic, "the brokers have it no more")
                 at = min(each for each in self._next if each.topic == topic)
                 raise PositionLost(*at, self._next[at], Bounds(0, 0))
-            self._halt(topic)
+            self._stand_still(topic)
 
     def _tell(self) -> None:
+        """What moved is told before anything is given; what is wrong with a topic after what others had at hand."""
         if self._moved:
             moved, self._moved = self._moved, set()
             raise PartitionsMoved(moved)
-        self._aside.tell()
+        if not self._held:
+            self._aside.tell()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedStream
         self._stream.check_open()
-
-    def _place(self, at: TopicPartition) -> TopicPartition:
-        return TopicPartition(self._outer(at.topic), at.partition)
-
-    def _ours(self, places: Iterable[TopicPartition]) -> list[TopicPartition]:
-        named = ((self._stream.address.inner(at.topic), at.partition) for at in places)
-        return [TopicPartition(topic, partition) for topic, partition in named if topic is not None]

@@ -41,7 +41,7 @@ class KafkaStream:
     """See `contract.Stream`. `settings`: replicas and retention of topics that it makes, and this worker's name."""
 
     def __init__(self, address: Address, settings: StreamSettings) -> None:
-        self.address, self._settings = address, settings
+        self._address, self._settings = address, settings
         self._admin = Admin(address)
         self.id = hashlib.sha256(f"{self._admin.cluster_id()}/{address.namespace}".encode()).hexdigest()[:32]
         self._partitions: dict[str, int] = {}
@@ -56,7 +56,7 @@ class KafkaStream:
         actual = self.topics().get(topic)
         if actual is None:
             try:
-                self._admin.create(self.address.outer(topic), partitions, self._settings.replicas, self._config())
+                self._admin.create(topic, partitions, self._settings.replicas, self._config())
             except NewTopicRefused as error:
                 raise BadSettings(f"{error} (stream.replicas is {self._settings.replicas})") from error
             actual = self.topics().get(topic, partitions)
@@ -65,8 +65,7 @@ class KafkaStream:
 
     def topics(self) -> dict[str, int]:
         self.check_open()
-        found = {self.address.inner(name): partitions for name, partitions in self._admin.topics().items()}
-        self._partitions = dict(sorted(_named(found)))
+        self._partitions = self._admin.topics()
         return dict(self._partitions)
 
     def register(self, group: str, topic: str) -> None:  # noqa: ARG002
@@ -80,7 +79,7 @@ class KafkaStream:
             self._check_partition(topic, partition)
         full = {partition: values for partition, values in records.items() if values}
         empty = [TopicPartition(topic, partition) for partition in records if partition not in full]
-        given = self._appender.append(self.address.outer(topic), full) if full else {}
+        given = self._appender.append(topic, full) if full else {}
         return given | {at.partition: bounds.end for at, bounds in self.bounds_of(empty).items()}
 
     def reader(
@@ -100,7 +99,7 @@ class KafkaStream:
         values: list[bytes] = []
         appended_ms = 0
         with self._lent() as fetcher:
-            for record in _records(fetcher, TopicPartition(self.address.outer(topic), partition), position, end):
+            for record in _records(fetcher, TopicPartition(topic, partition), position, end):
                 if record.offset != position + len(values):
                     missing = f"[{partition}]: records {position + len(values)} to {record.offset} are missing"
                     raise TopicDamaged(topic, missing)
@@ -117,14 +116,13 @@ class KafkaStream:
         self.check_open()
         for at in places:
             self._check_partition(*at)
-        outer = {TopicPartition(self.address.outer(at.topic), at.partition): at for at in places}
-        return {outer[at]: bounds for at, bounds in self._admin.bounds(list(outer)).items()} if outer else {}
+        return self._admin.bounds(places) if places else {}
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         self.check_open()
         count = self._partitions.get(topic) or self.topics().get(topic, 0)
-        places = [TopicPartition(self.address.outer(topic), partition) for partition in range(count)]
-        found = self._admin.committed(self.address.outer(group), places)
+        places = [TopicPartition(topic, partition) for partition in range(count)]
+        found = self._admin.committed(group, places)
         return {at.partition: position for at, position in found.items()}
 
     def size_bytes(self, topic: str) -> int:
@@ -149,14 +147,11 @@ class KafkaStream:
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Of those that are there."""
         self.check_open()
-        outer = {self.address.outer(topic): topic for topic in topics}
-        return {outer[name]: found for name, found in self._admin.ids(list(outer)).items()}
+        return self._admin.ids(topics)
 
     def fetcher(self, group: str | None) -> Fetcher:
         """A consumer of its own for a reader."""
-        return (
-            Fetcher(self.address, self.address.outer(group), self._settings.member) if group else Fetcher(self.address)
-        )
+        return Fetcher(self._address, group, self._settings.member) if group else Fetcher(self._address)
 
     def close(self) -> None:
         with self._lock:
@@ -180,7 +175,7 @@ class KafkaStream:
     def _appender(self) -> Appender:
         """Made when first needed: most processes only read, or only ask."""
         with self._lock:
-            return self.__dict__.get("_appender") or Appender(self.address)
+            return self.__dict__.get("_appender") or Appender(self._address)
 
     def _check_partition(self, topic: str, partition: int) -> None:
         """Raises UnknownTopic. Topics neither shrink nor grow: what is known of one stays true while it is there."""
@@ -198,7 +193,7 @@ class KafkaStream:
         with self._lock:
             self.check_open()
             fetcher = self._idle.pop() if self._idle else None
-        fetcher = fetcher or Fetcher(self.address, wait_ms=READ_WAIT_MS)
+        fetcher = fetcher or Fetcher(self._address, wait_ms=READ_WAIT_MS)
         try:
             yield fetcher
         except BaseException:
@@ -225,10 +220,6 @@ class KafkaStream:
             "message.timestamp.type": "LogAppendTime",
             "compression.type": "producer",
         }
-
-
-def _named(found: Mapping[str | None, int]) -> list[tuple[str, int]]:
-    return [(name, partitions) for name, partitions in found.items() if name is not None]
 
 
 def _records(fetcher: Fetcher, at: TopicPartition, position: int, end: int) -> Iterator[Fetched]:
