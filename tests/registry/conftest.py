@@ -29,7 +29,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def enrol_most_s() -> float:
-    """What 1,200 watchers may take to be enrolled, half of the time."""
+    """CPU time that 1,200 watchers may take to be enrolled, half of the time."""
     return 0.05
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harmonywatch.clock import Clock, micros
-from harmonywatch.registry.contract import RegistryBroken, Rule
+from harmonywatch.registry.contract import AuditLog, Enrolment, RegistryBroken, RegistryBusy, Rule, RuleBook
 from harmonywatch.registry.keyring import EMPTY, Keyring
+from harmonywatch.registry.migrations import SCHEMA_HEAD
 from harmonywatch.registry.near import not_found
 from harmonywatch.registry.postgres import is_postgres
 from harmonywatch.registry.rows import (
@@ -31,6 +32,7 @@ from harmonywatch.registry.rows import (
 if TYPE_CHECKING:
     from harmonywatch.registry.store import Registry
 
+SQL_REVISION = "SELECT version_num FROM alembic_version"
 SQL_VERSION = "SELECT version FROM state"
 SQL_KEYS = "SELECT hash, revoked_us, key_id, kind, force, subject, role FROM keys WHERE version > ?"
 SQL_FORCES = "SELECT name FROM forces ORDER BY name"
@@ -45,29 +47,12 @@ SQL_AUDIT_ID = "SELECT max(id) FROM audit"
 assert all(column in SQL_KEYS for column in KEY_COLUMNS) and all(column in SQL_RULES for column in RULE_COLUMNS)
 
 
-class Door(Protocol):
+class Door(Enrolment, RuleBook, AuditLog, Protocol):
     """What `open_glance` returns; verbs and errors as in the contract."""
-
-    def version(self) -> int: ...
 
     def keyring(self, since: Keyring | None = None) -> Keyring: ...
 
-    def all_rules(self) -> dict[str, list[Rule]]: ...
-
-    def known_watchers(self, force: str) -> set[str]: ...
-
-    def enrol(self, force: str, watcher_ids: Collection[str], via: str) -> int: ...
-
     def acting_as(self, actor: str) -> Door: ...
-
-    def record_audit(
-        self,
-        action: str,
-        force: str | None = None,
-        target: str = "",
-        detail: Mapping[str, object] | None = None,
-        reason: str = "",
-    ) -> int: ...
 
     def close(self) -> None: ...
 
@@ -90,9 +75,6 @@ class Link(Protocol):
     @property
     def mark(self) -> str: ...
 
-    def is_current(self) -> bool:
-        """Whether the database is there, with the schema of this program."""
-
     def ask(self, sql: str) -> list[Any]:
         """One statement without values."""
 
@@ -114,7 +96,7 @@ def open_glance(url: str, clock: Clock) -> Door:
     Raises SchemaTooNew, RegistryBusy, RegistryBroken.
     """
     link = _link(url)
-    if not link.is_current():
+    if not _is_current(link):
         try:
             _open_registry(url, clock).close()
         except BaseException:
@@ -132,6 +114,14 @@ def _link(url: str) -> Link:
     from harmonywatch.registry.light_sqlite import SqliteLink
 
     return SqliteLink(Path(url.removeprefix("sqlite:///")))
+
+
+def _is_current(link: Link) -> bool:
+    """Whether the database is there, with the schema of this program."""
+    try:
+        return link.ask(SQL_REVISION) == [(SCHEMA_HEAD,)]
+    except (RegistryBroken, RegistryBusy):
+        return False  # whatever it is, opening the registry names it
 
 
 def _open_registry(url: str, clock: Clock) -> Registry:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy
-from harmonywatch.registry.migrations import SCHEMA_HEAD
 from harmonywatch.registry.postgres import (
     BUSY_STATES,
     CONNECT,
@@ -32,7 +31,6 @@ try:
 except ImportError as error:
     raise RegistryBroken("postgresql", MISSING_DRIVER) from error
 
-_SQL_REVISION = "SELECT version_num FROM alembic_version"
 _SQL_WATCHERS = (
     b"INSERT INTO watchers (force, watcher_id, via, enrolled_us) "
     b"SELECT %s::text, unnest(%s::text[]), %s::text, %s::bigint "
@@ -56,13 +54,6 @@ class PostgresLink:
         self._turn = threading.Lock()
         self._connection: psycopg.Connection[TupleRow] | None = None
         self._is_closed = False
-
-    def is_current(self) -> bool:
-        """Whether the database has the schema of this program."""
-        try:
-            return self.ask(_SQL_REVISION) == [(SCHEMA_HEAD,)]
-        except (RegistryBroken, RegistryBusy):
-            return False  # whatever it is, opening the registry names it
 
     def ask(self, sql: str) -> list[Any]:
         with self._turn, self._translated():

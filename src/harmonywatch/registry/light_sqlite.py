@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harmonywatch.registry.contract import RegistryBroken, RegistryBusy
-from harmonywatch.registry.migrations import SCHEMA_HEAD
 
 BUSY_TIMEOUT_S = 5.0
 
-_SQL_REVISION = "SELECT version_num FROM alembic_version"
 _SQL_WATCHERS = (
     "INSERT INTO watchers (force, watcher_id, via, enrolled_us) VALUES (:force, :watcher_id, :via, :enrolled_us) "
     "ON CONFLICT DO NOTHING"
@@ -38,13 +36,6 @@ class SqliteLink:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._is_closed = False
-
-    def is_current(self) -> bool:
-        """Whether the file is there, with the schema of this program."""
-        try:
-            return self.ask(_SQL_REVISION) == [(SCHEMA_HEAD,)]
-        except (RegistryBroken, RegistryBusy):
-            return False  # whatever it is, opening the registry names it
 
     def ask(self, sql: str) -> list[Any]:
         with self._turn, self._translated():

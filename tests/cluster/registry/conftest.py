@@ -41,7 +41,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def enrol_most_s() -> float:
-    return 0.5
+    return 0.1
 
 
 @pytest.fixture
