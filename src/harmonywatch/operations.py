@@ -20,7 +20,7 @@ from harmonywatch import assemble
 from harmonywatch.clock import Clock, micros
 from harmonywatch.report.topics import ALERTS, REJECTS, REPORTS, force_of, topic_of
 from harmonywatch.settings import BadSettings, Settings
-from harmonywatch.stream.contract import Stream, StreamError
+from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
 
 if TYPE_CHECKING:
     from harmonywatch.archive.lake import Lake
@@ -32,7 +32,7 @@ FSYNC_SLOW_MS = 20.0
 
 class Lag(msgspec.Struct, frozen=True):
     """A group on a topic. `records`: on the topic in all; `lag`: not yet committed as read; `lag_s`: age of the oldest of
-    those, seconds; `per_s`: records appended a second just now."""
+    those, seconds; `per_s`: records appended a second just now; `trouble`: why none of it can be told."""
 
     force: str
     topic: str
@@ -41,6 +41,7 @@ class Lag(msgspec.Struct, frozen=True):
     records: int
     lag: int
     lag_s: float
+    trouble: str = ""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -72,18 +73,31 @@ def lags(stream: Stream, clock: Clock, seconds: float, force: str | None) -> lis
     """Every durable group on every topic; takes `seconds` to measure the rates."""
     names = forces_of(stream, force)
     topics = [topic_of(kind, name) for name in names for kind in GROUPS]
-    before = {topic: _end(stream, topic) for topic in topics}
+    before = {topic: _end_or_trouble(stream, topic) for topic in topics}
     time.sleep(seconds if topics else 0.0)
     found = []
     for name in names:
         for kind, groups in GROUPS.items():
             topic = topic_of(kind, name)
-            end = _end(stream, topic)
-            per_s = (end - before[topic]) / seconds if seconds else 0.0
+            end, began = _end_or_trouble(stream, topic), before[topic]
             for group in groups:
+                if isinstance(end, str) or isinstance(began, str):
+                    found.append(Lag(name, topic, group, 0.0, 0, 0, 0.0, str(end)))
+                    continue
                 lag, lag_s = _lag(stream, clock, topic, group)
+                per_s = (end - began) / seconds if seconds else 0.0
                 found.append(Lag(name, topic, group, per_s, end, lag, lag_s))
     return found
+
+
+def _end_or_trouble(stream: Stream, topic: str) -> int | str:
+    """Records of the topic so far, or why that cannot be told: one force's damage hides no other's figures."""
+    try:
+        return _end(stream, topic)
+    except WHOLE_STREAM:
+        raise
+    except (StreamError, KeyError) as error:
+        return str(error)
 
 
 def _end(stream: Stream, topic: str) -> int:
@@ -108,11 +122,13 @@ def standing(stream: Stream, lake: Lake, clock: Clock, force: str | None) -> Ite
         table = lake.open(name, "reports")
         files = table.files() if table else []
         newest = max((file.received_max_us for file in files if file.received_max_us is not None), default=None)
+        ends = [_end_or_trouble(stream, topic_of(kind, name)) for kind in (REPORTS, ALERTS, REJECTS)]
+        reports, alerts, rejects = (0 if isinstance(end, str) else end for end in ends)
         yield Standing(
             name,
-            _end(stream, topic_of(REPORTS, name)),
-            _end(stream, topic_of(ALERTS, name)),
-            _end(stream, topic_of(REJECTS, name)),
+            reports,
+            alerts,
+            rejects,
             sum(file.size_bytes for file in files),
             None if newest is None else (micros(clock.now()) - newest) / 1e6,
         )

@@ -34,9 +34,13 @@ def status(shell: Shell, seconds: float, force: str | None) -> None:
         shell.row(row, f"{service:10} {health}")
     with assemble.opened_stream(shell.settings, force) as stream:
         found = lags(stream, assemble.CLOCK, seconds, force)
-        rows = [msgspec.to_builtins(lag) for lag in found]
+        rows = [msgspec.to_builtins(lag) for lag in found if shell.as_json or not lag.trouble]
         shell.say("")
-        shell.table(rows, LAG_COLUMNS, "no force yet: harmonywatch force add NAME")
+        shell.table(
+            rows, LAG_COLUMNS, "no force yet: harmonywatch force add NAME" if not found else "nothing can be told"
+        )
+        for trouble in dict.fromkeys(lag.trouble for lag in found if lag.trouble):
+            shell.say(trouble)
         shell.say("")
         for each in standing(stream, assemble.open_lake(shell.settings), assemble.CLOCK, force):
             shell.row(
