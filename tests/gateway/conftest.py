@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from gateway_rig import Gateway, HeldStream, Members
 
-from harmonywatch.clock import SystemClock
-from harmonywatch.settings import StreamSettings
+from embedded_streams import stream  # noqa: F401 a fixture
 from harmonywatch.stream.contract import Stream
 from harmonywatch.stream.memory import MemoryStream
-from harmonywatch.stream.sqlite import SqliteStream
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
-    made: Any = (
-        MemoryStream()
-        if request.param == "memory"
-        else SqliteStream(tmp_path / "stream", StreamSettings(), SystemClock())
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -38,7 +23,7 @@ def members() -> Members:
 
 
 @pytest.fixture
-def door(stream: Stream, members: Members) -> Iterator[Gateway]:
+def door(stream: Stream, members: Members) -> Iterator[Gateway]:  # noqa: F811 the fixture above
     with Gateway(stream, members) as gateway:
         yield gateway
 

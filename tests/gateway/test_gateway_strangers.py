@@ -72,7 +72,7 @@ def test_a_flood_of_unknown_keys_delays_neither_known_ones_nor_the_operator(memb
 
     async def flood(port: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
         strangers = [asyncio.create_task(ask(port, post(unknown(number)))) for number in range(400)]
-        await asyncio.sleep(2 * LOOK_S)  # the flood is under way
+        await asyncio.to_thread(eventually, lambda: source.looks)  # the flood is under way
         served = [await ask(port, post(known)), await ask(port, request("GET", "/readyz", {"Connection": "close"}))]
         return served, await asyncio.gather(*strangers)
 

@@ -9,25 +9,12 @@ from typing import Any
 
 import pytest
 
+from embedded_streams import stream  # noqa: F401 a fixture
 from harmonywatch.clock import ManualClock, SystemClock
 from harmonywatch.settings import StreamSettings
-from harmonywatch.stream.contract import Stream
-from harmonywatch.stream.memory import MemoryStream
 from harmonywatch.stream.sqlite import SqliteStream
 
 Open = Callable[..., SqliteStream]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
-    """An empty stream of each adapter."""
-    made: Any = (
-        MemoryStream()
-        if request.param == "memory"
-        else SqliteStream(tmp_path / "stream", StreamSettings(), SystemClock())
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture
