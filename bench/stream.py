@@ -1,6 +1,7 @@
-"""What the embedded stream costs: `.venv/bin/python bench/stream.py [FOLDER]`.
+"""What the stream costs: `.venv/bin/python bench/stream.py [FOLDER]`, or `... --url kafka://HOST:PORT [--replicas 3]`.
 
-The figures in docs/adr/0002 and 0003 are its output.
+The figures in docs/adr/0002, 0003 and 0013 are its output. For Kafka, `.venv/bin/python -m engines kafka FOLDER` in another
+terminal is a cluster to measure; everything is made in a namespace of its own there.
 
 Every figure is of this machine and its disk; the folder must be on the disk that the stream will use.
 """
@@ -16,13 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from harmonywatch.clock import SystemClock
 from harmonywatch.settings import StreamSettings
+from harmonywatch.stream.contract import Stream
+from harmonywatch.stream.kafka.address import parse
+from harmonywatch.stream.kafka.stream import KafkaStream
 from harmonywatch.stream.sqlite import SqliteStream
 
 WORDS = ["calm", "shop", "train", "shout", "rain", "coffee", "score", "north", "corner", "watch"]
@@ -55,10 +58,16 @@ def disk(folder: Path, commits: int = 500) -> None:
     click.echo(f"disk alone, 4 KiB and fdatasync: {quantiles(took)}")
 
 
-def appends(folder: Path, batch: int, commits: int) -> None:
+def opened(place: str, *, futex: bool = True, replicas: int = 1) -> Stream:
+    """A folder, or the URL of a cluster."""
+    if place.startswith("kafka:"):
+        return KafkaStream(parse(place, "", {}), StreamSettings(replicas=replicas))
+    return SqliteStream(Path(place), StreamSettings(), SystemClock(), futex=futex)
+
+
+def appends(stream: Stream, batch: int, commits: int) -> None:
     draw = random.Random(1)
     records = [record(draw) for _ in range(max(batch, 500))]
-    stream = SqliteStream(folder / f"append{batch}", StreamSettings(), SystemClock())
     stream.create_topic("reports.north", 4)
     took: list[float] = []
     stream.append("reports.north", {0: records[:1]})  # what only the first commit costs
@@ -77,7 +86,7 @@ def appends(folder: Path, batch: int, commits: int) -> None:
     )
     begun, cpu, count = time.perf_counter(), time.process_time(), 0
     reader = stream.reader("reports.", start=None)
-    while batches := reader.poll(0.0):
+    while count <= batch * commits and (batches := reader.poll(1.0)):
         count += sum(len(each.values) for each in batches)
     click.echo(f"  read back: {count / (time.perf_counter() - begun):.0f} records/s")
     assert count == batch * commits + 1
@@ -114,66 +123,147 @@ def upkeep(folder: Path, every_s: float) -> None:
 
 FOLLOWER = """
 import sys, time, resource
-from pathlib import Path
-from harmonywatch.clock import SystemClock
-from harmonywatch.settings import StreamSettings
-from harmonywatch.stream.sqlite import SqliteStream
-stream = SqliteStream(Path(sys.argv[1]), StreamSettings(), SystemClock(), futex=sys.argv[2] == "1")
-reader = stream.reader("reports.")
+sys.path.insert(0, sys.argv[1])
+from stream import opened
+stream = opened(sys.argv[2], futex=sys.argv[3] == "1")
+reader = stream.reader("reports.", group="bench")
 def cpu():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-reader.poll(0.2)
+while any(batch.values[-1] != b"ready?" for batch in reader.poll(0.2)):
+    pass
 print("ready", flush=True)
 begun, idle = time.monotonic(), cpu()
 reader.poll(5.0)
 print("idle", (cpu() - idle) / (time.monotonic() - begun), flush=True)
+busy = cpu()
+ages = []
 while True:
     for batch in reader.poll(1.0):
         now = time.time()
         for value in batch.values:
             if value == b"end":
+                print("cpu", cpu() - busy)
+                print("ages", *ages, flush=True)
                 sys.exit()
-            print(now - float(value), flush=True)
+            ages.append(now - float(value[:20]))
 """
+BODY = b"." * 1600
 
 
-def lines(folder: Path, futex: bool) -> Iterator[str]:
-    stream = SqliteStream(folder, StreamSettings(), SystemClock(), futex=futex)
+def stamped() -> bytes:
+    """A record that tells when its append began, of a report's size."""
+    return f"{time.time():020.6f}".encode() + random.randbytes(200) + BODY
+
+
+def follower(place: str, *, futex: bool = True, replicas: int = 1, each: int = 1, pause_s: float = 0.003) -> None:
+    """Another process reads what is appended here at a pace: `each` records every `pause_s`."""
+    stream = opened(place, futex=futex, replicas=replicas)
     stream.create_topic("reports.north", 4)
-    command = [sys.executable, "-c", FOLLOWER, str(folder), str(int(futex))]
+    command = [sys.executable, "-c", FOLLOWER, str(Path(__file__).parent), place, str(int(futex))]
+    took: list[float] = []
+    rounds = 1000
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        yield child.stdout.readline()
-        for number in range(1000):
-            stream.append("reports.north", {number % 4: [str(time.time()).encode()]})
-            time.sleep(0.003)
-        stream.append("reports.north", {0: [b"end"]})
-        yield from child.stdout
+        idle = float(child.stdout.readline().split()[1])
+        cpu, due = time.process_time(), time.monotonic()
+        for number in range(rounds):
+            began = time.perf_counter()
+            stream.append("reports.north", {number % 4: [stamped() for _ in range(each)]})
+            took.append(time.perf_counter() - began)
+            due += pause_s
+            time.sleep(max(0.0, due - time.monotonic()))
+        cpu = time.process_time() - cpu
+        stream.append("reports.north", {partition: [b"end"] for partition in range(4)})
+        reading = float(child.stdout.readline().split()[1])
+        ages = [float(age) for age in child.stdout.readline().split()[1:]]
     stream.close()
-
-
-def follower(folder: Path, futex: bool) -> None:
-    idle, *latencies = lines(folder / f"bell{futex}", futex)
-    took = [float(each) for each in latencies]
+    how = place.partition(":")[0] if place.startswith("kafka") else "futex" if futex else "looking every 1 to 5 ms"
+    count = rounds * each
     click.echo(
-        f"follower in another process, {'futex' if futex else 'looking every 1 to 5 ms'}: append begun to read:"
-        f" {quantiles(took)}, mean {statistics.mean(took) * 1e3:.2f} ms; idle {float(idle.split()[1]):.2%} of a core"
+        f"follower in another process, {how}, {each / pause_s:.0f} records/s: append {quantiles(took)};"
+        f" append begun to read {quantiles(ages)}, mean {statistics.mean(ages) * 1e3:.2f} ms; CPU s per million records"
+        f" {cpu / count * 1e6:.0f} appending, {reading / count * 1e6:.0f} reading; idle {idle:.2%} of a core"
     )
 
 
-def main() -> None:
-    place = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        folder = Path(name)
-        disk(folder)
-        for batch, commits in ((1, 1000), (10, 500), (100, 300), (1000, 60)):
-            appends(folder, batch, commits)
-        for every_s in (100.0, 1.0):
-            upkeep(folder, every_s)
-        for futex in (True, False):
-            follower(folder, futex)
+def transactions(url: str, replicas: int) -> None:
+    """What all-or-nothing over partitions would cost: the same pace with a transaction an append."""
+    from confluent_kafka import Producer  # the product's own client has no transactions to measure
+
+    stream = opened(url, replicas=replicas)
+    stream.create_topic("reports.both", 4)
+    servers, _, namespace = url.removeprefix("kafka://").partition("/")
+    settings = {
+        "bootstrap.servers": servers,
+        "transactional.id": namespace,
+        "linger.ms": 0,
+        "compression.type": "zstd",
+    }
+    producer = Producer(settings)
+    producer.init_transactions(30)
+    took = []
+    cpu, due = time.process_time(), time.monotonic()
+    for _ in range(500):
+        began = time.perf_counter()
+        producer.begin_transaction()
+        for number in range(12):
+            producer.produce(f"{namespace}.reports.both", stamped(), partition=number % 4)
+        producer.commit_transaction(30)
+        took.append(time.perf_counter() - began)
+        due += 0.0104
+        time.sleep(max(0.0, due - time.monotonic()))
+    cpu = time.process_time() - cpu
+    ends = sum(stream.bounds("reports.both", partition).end for partition in range(4))
+    begun, plain = time.process_time(), []
+    for _ in range(500):
+        began = time.perf_counter()
+        stream.append("reports.both", {partition: [stamped() for _ in range(3)] for partition in range(4)})
+        plain.append(time.perf_counter() - began)
+        time.sleep(max(0.0, began + 0.0104 - time.perf_counter()))
+    click.echo(
+        f"12 records over 4 partitions every 10.4 ms, in a transaction: {quantiles(took)}; CPU s per million"
+        f" {cpu / 6000 * 1e6:.0f}; offsets used up {ends / 6000:.2f} a record"
+    )
+    click.echo(
+        f"  the same as plain appends: {quantiles(plain)}; CPU s per million {(time.process_time() - begun) / 6000 * 1e6:.0f}"
+    )
+    stream.close()
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--url", help="a Kafka cluster, as stream.url takes it, instead of the embedded stream")
+@click.option("--replicas", default=1, show_default=True, help="copies of the topics that are made there")
+def main(folder: Path | None, url: str | None, replicas: int) -> None:
+    """What the stream costs on this machine, embedded (in FOLDER) or on Kafka."""
+    if url is not None:
+        kafka(f"{url.rstrip('/')}/bench{os.getpid()}", replicas)
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        embedded(Path(name))
+
+
+SIZES = ((1, 1000), (10, 500), (100, 300), (1000, 60))
+
+
+def embedded(folder: Path) -> None:
+    disk(folder)
+    for batch, commits in SIZES:
+        appends(opened(str(folder / f"append{batch}")), batch, commits)
+    for every_s in (100.0, 1.0):
+        upkeep(folder, every_s)
+    for futex in (True, False):
+        follower(str(folder / f"bell{futex}"), futex=futex)
+
+
+def kafka(url: str, replicas: int) -> None:
+    for batch, commits in SIZES:
+        appends(opened(f"{url}-{batch}", replicas=replicas), batch, commits)
+    follower(f"{url}-single", replicas=replicas)
+    follower(f"{url}-paced", replicas=replicas, each=12, pause_s=12 / 1157)
+    transactions(f"{url}-whole", replicas)
 
 
 if __name__ == "__main__":

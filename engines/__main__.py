@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from pathlib import Path
 
 import click
 
@@ -26,6 +28,18 @@ def install_command(names: tuple[str, ...]) -> None:
     except (CannotInstall, subprocess.CalledProcessError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"fetched {', '.join(fetched)}" if fetched else "everything is there")
+
+
+@main.command("kafka")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--brokers", default=1, type=click.IntRange(1, 5), help="how many; three can miss one")
+def kafka_command(folder: Path, brokers: int) -> None:
+    """A Kafka cluster in FOLDER (made anew) until it is interrupted; prints what `stream.url` takes."""
+    from engines.kafka import Cluster
+
+    with Cluster(folder, brokers, jvm=()) as cluster:
+        click.echo(cluster.url)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 
 @main.command("play", context_settings={"ignore_unknown_options": True})

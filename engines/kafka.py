@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +22,8 @@ PART = Part(present=JARS.is_dir, fetch=lambda: jars("kafka.pom.xml", JARS))
 
 SESSION_MS, HEARTBEAT_MS = 3000, 500
 STARTED = b"Kafka Server started"
-HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC")
+BRIEF = ("-XX:TieredStopAtLevel=1",)
 """A test's broker lives for a minute on a share of two cores: compiling well costs more than it brings."""
 
 LOGGING = """
@@ -41,10 +42,18 @@ logger.server.level = INFO
 class Broker:
     """One node: its ports, its folder, its process."""
 
-    def __init__(self, node: int, folder: Path, port: int, controller_port: int) -> None:
+    def __init__(self, node: int, folder: Path, ports: tuple[int, int], jvm: Sequence[str]) -> None:
+        port, controller_port = ports
         self.node, self.folder, self.port, self.controller_port = node, folder, port, controller_port
         self._log_from = 0
-        command = ["java", *HEAP, f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}", "-cp", f"{JARS}/*"]
+        command = [
+            "java",
+            *HEAP,
+            *jvm,
+            f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
+            "-cp",
+            f"{JARS}/*",
+        ]
         self.server = Server(
             [*command, "kafka.Kafka", folder / "server.properties"], log=folder / "broker.log", ready=self._answers
         )
@@ -65,13 +74,21 @@ class Broker:
 
 
 class Cluster:
-    """`brokers`: how many. `properties`: further settings of every broker. Data stays in `folder`."""
+    """`brokers`: how many. `properties`: further settings of every broker. `jvm`: () for one that is to be measured. Data
+    stays in `folder`."""
 
-    def __init__(self, folder: Path, brokers: int = 1, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        brokers: int = 1,
+        properties: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = BRIEF,
+    ) -> None:
         self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         ports = free_ports(2 * brokers)
         self.brokers = [
-            Broker(node, folder / f"broker{node}", *ports[2 * node - 2 : 2 * node]) for node in range(1, brokers + 1)
+            Broker(node, folder / f"broker{node}", (ports[2 * node - 2], ports[2 * node - 1]), jvm)
+            for node in range(1, brokers + 1)
         ]
         self._properties = dict(properties or {})
 

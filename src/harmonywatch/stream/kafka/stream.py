@@ -24,7 +24,16 @@ from harmonywatch.stream.contract import (
     UnknownTopic,
 )
 from harmonywatch.stream.kafka.address import Address
-from harmonywatch.stream.kafka.client import ASK_S, BATCH_BYTES_MAX, Admin, Appender, Fetched, Fetcher, NewTopicRefused
+from harmonywatch.stream.kafka.client import (
+    ASK_S,
+    BATCH_BYTES_MAX,
+    Admin,
+    Appender,
+    Fetched,
+    Fetcher,
+    Membership,
+    NewTopicRefused,
+)
 from harmonywatch.stream.kafka.reader import KafkaReader
 from harmonywatch.stream.starting import check_sizes, check_topic
 
@@ -151,7 +160,9 @@ class KafkaStream:
 
     def fetcher(self, group: str | None) -> Fetcher:
         """A consumer of its own for a reader."""
-        return Fetcher(self._address, group, self._settings.member) if group else Fetcher(self._address)
+        if group is None:
+            return Fetcher(self._address)
+        return Fetcher(self._address, Membership(group, self._settings.member, self._settings.session_s))
 
     def close(self) -> None:
         with self._lock:
