@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 
 from dispatch_parts import alert, later
 from sqlalchemy import Connection
@@ -65,13 +66,22 @@ class UnlockedStore(IncidentStore):
         return {bytes(row[-1]): incident_of(row) for row in rows}
 
 
-def main(url: str, everything: Load, worker: int, kind: type[IncidentStore] = IncidentStore) -> None:
-    """Record the worker's share at `url`, from the position that is stored there, a random few at a time."""
+def main(
+    url: str,
+    everything: Load,
+    worker: int,
+    kind: type[IncidentStore] = IncidentStore,
+    together: Barrier | None = None,
+) -> None:
+    """Record the worker's share at `url`, from the position that is stored there, a random few at a time; from when all are
+    `together`, if that is asked."""
     share = [everything.alerts[number] for number in everything.shares[worker]]
     store = kind(open_engine(url), DispatchSettings())
     at = TopicPartition("alerts.north", worker)
     dice = random.Random()
     position = store.positions(STREAM_ID).get(at, 0)
+    if together is not None:
+        together.wait()
     while position < len(share):
         end = min(len(share), position + dice.choice((1, 2, 5, 20)))
         sightings = [(at, offset, sighting_of(share[offset], "north", AGE_MAX_US)) for offset in range(position, end)]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Barrier
 
 import dispatch_worker
 import pytest
@@ -39,10 +40,9 @@ class Floor:
         self.running: dict[int, ForkServerProcess] = {}
         self.kills = 0
 
-    def start(self, worker: int) -> None:
-        process = FORKING.Process(
-            target=dispatch_worker.main, args=(self.url, self.load, worker, self.kind), daemon=True
-        )
+    def start(self, worker: int, together: Barrier | None = None) -> None:
+        arguments = (self.url, self.load, worker, self.kind, together)
+        process = FORKING.Process(target=dispatch_worker.main, args=arguments, daemon=True)
         process.start()
         self.running[worker] = process
 
@@ -53,8 +53,9 @@ class Floor:
         """Kills somebody whenever another part of the load is recorded."""
         whole = sum(map(len, self.load.shares))
         deadline, pause = self.clock.monotonic() + DEADLINE_S, threading.Event()
+        together = FORKING.Barrier(WORKERS)
         for worker in range(WORKERS):
-            self.start(worker)
+            self.start(worker, together)
         while self.running:
             assert self.clock.monotonic() < deadline, f"{self.done(store)} of {whole} after {DEADLINE_S} s"
             for worker, process in [*self.running.items()]:
