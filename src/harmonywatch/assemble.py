@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from harmonywatch.broker import Broker
     from harmonywatch.dispatch.store import IncidentStore
     from harmonywatch.fleet.plan import Target
+    from harmonywatch.gateway.replay import Judged
     from harmonywatch.ops import Health
     from harmonywatch.registry.glance import Door
     from harmonywatch.registry.store import Registry
@@ -84,6 +85,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
         ("harmonywatch.archive.lake", "KeyChanged"),
         ("harmonywatch.archive.sealing", "NotSealedHere"),
         ("harmonywatch.dispatch.incident", "IncidentError"),
+        ("harmonywatch.gateway.replay", "ReplayStopped"),
     )
     loaded = [getattr(sys.modules[module], name) for module, name in rooms if module in sys.modules]
     return (NoSuchForce, NoSuchReject, NotRunning, BadMoment, RegistryError, StreamError, *loaded)
@@ -515,6 +517,25 @@ def redriven(
     with opened_door(settings, actor) as door:
         door.record_audit("redrive", name, "rejects", {"reject_ids": [row["reject_id"] for row in rows][:1000]})
     return rows
+
+
+def replayed(settings: Settings, actor: str, force: str | None, file: str) -> Iterator[Judged]:
+    """Take in a file of reports with the moments at which they were received; a verdict a line. In the audit twice: that it
+    began, and what came of it."""
+    from harmonywatch.fleet.units import read_units
+    from harmonywatch.gateway.replay import VIA, Ground, replay
+
+    with opened_stream(settings, force) as stream, opened_door(settings, actor) as door:
+        name = chosen_force(door, force)
+        door.record_audit("replay", name, "reports", {"file": file})
+        ground = Ground(name, stream, partial(door.enrol, name, via=VIA), CLOCK.now, fresh_id)
+        counts = {"accepted": 0, "refused": 0}
+        try:
+            for judged in replay(((unit.number, unit.data) for unit in read_units(file)), ground):
+                counts[judged.status] += 1
+                yield judged
+        finally:
+            door.record_audit("replayed", name, "reports", {"file": file, **counts})
 
 
 def fresh_id() -> str:

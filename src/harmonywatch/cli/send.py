@@ -4,49 +4,73 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common
+from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common, force_option
 
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("--key", required=True, envvar="HARMONYWATCH_KEY", help="Watcher or relay key (or HARMONYWATCH_KEY).")
+@click.option("--key", default=None, envvar="HARMONYWATCH_KEY", help="Watcher or relay key (or HARMONYWATCH_KEY).")
 @click.option("--to", default=None, metavar="URL", help="The gateway (default: the one of this data folder).")
 @click.option("--ca", default=None, metavar="PEM", help="Certificate to trust, for https.")
 @click.option("--give-up", type=float, default=60.0, show_default=True, help="Seconds without an answer until it ends.")
+@click.option(
+    "--replay", is_flag=True, help="Each line says when it was received; see above. Needs no key, but the folder."
+)
+@force_option("With --replay: whose reports they are (needed when there are several forces).")
 @common
-def send(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give_up: float) -> None:
+def send(shell: Shell, file: str, replay: bool, force: str | None, **how: Any) -> None:
     """Send a file of reports: NDJSON, one JSON document or an array of them, also gzipped; `-` reads standard input.
 
     Every line gets a verdict; lines that are no reports are sent too, and kept as rejects. Exit status 0: all accepted;
     1: some refused (each is printed with its number, pointer and reason); 2: not sent, or not all of it.
 
+    With --replay a line is {"received_at": "2026-11-23T18:00:00Z", "report": {...}}, the report as a watcher sent it, or
+    {"received_at": ..., "bytes": BASE64} for what was no JSON. Only who owns the data folder may say when something was
+    received, so it goes from here to the stream, past the gateway but not past its checks, and into the audit. A line
+    of another form, or received in the future, is refused and not kept.
+
     \b
     harmonywatch send reports.ndjson --key hw_r_...
     zcat day.ndjson.gz | harmonywatch send - --key hw_r_... --json
+    harmonywatch send received.ndjson --replay --force north
     """
-    from harmonywatch.fleet.sendfile import GatewayAwayError, KeyRefusedError, send_file
-
+    if replay and (how["to"] or click.get_current_context().get_parameter_source("key") == ParameterSource.COMMANDLINE):
+        raise click.UsageError(
+            "--replay goes to the stream of this folder: it takes --force, and neither --key nor --to"
+        )
+    if not replay and (how["key"] is None or force is not None):
+        raise click.UsageError(
+            "--key is missing" if force is None else "the force is the key's; --force is for --replay"
+        )
+    judged = assemble.replayed(shell.settings, shell.actor, force, file) if replay else _sent(shell, file, **how)
     accepted = refused = 0
-    try:
-        url = to or assemble.gateway_url(shell.settings)
-        for verdict in send_file(file, url, key, ca=ca, give_up_s=give_up):
-            fine = verdict.status == "accepted"
-            accepted, refused = accepted + fine, refused + (not fine)
-            row = {name: getattr(verdict, name) for name in verdict.__struct_fields__}
-            if shell.as_json:
-                shell.row(row)
-            elif not fine:
-                shell.row(row, f"line {verdict.line}: {verdict.pointer or '/'} {verdict.reason}")
-    except (GatewayAwayError, KeyRefusedError, OSError, EOFError, ValueError) as error:
-        raise NotDone(str(error)) from None
+    for verdict in judged:
+        fine = verdict.status == "accepted"
+        accepted, refused = accepted + fine, refused + (not fine)
+        row = {name: getattr(verdict, name) for name in ("line", "status", "pointer", "reason")}
+        if shell.as_json:
+            shell.row(row)
+        elif not fine:
+            shell.row(row, f"line {verdict.line}: {verdict.pointer or '/'} {verdict.reason}")
     shell.say(f"{accepted} accepted, {refused} refused" + (" (kept: harmonywatch rejects list)" if refused else ""))
     sys.exit(EXIT_NOT_WELL if refused else 0)
+
+
+def _sent(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give_up: float) -> Iterator[Any]:
+    from harmonywatch.fleet.sendfile import GatewayAwayError, KeyRefusedError, send_file
+
+    try:
+        yield from send_file(file, to or assemble.gateway_url(shell.settings), key, ca=ca, give_up_s=give_up)
+    except (GatewayAwayError, KeyRefusedError, OSError, EOFError, ValueError) as error:
+        raise NotDone(str(error)) from None
 
 
 @click.command()

@@ -64,7 +64,7 @@ class Admission:
 def admit_single(raw: bytes, terms: Terms) -> Admission:
     """Admit or refuse the one report that `raw` should be."""
     admission = Admission()
-    _admit(admission, raw, None, terms)
+    admit_onto(admission, raw, None, terms)
     return admission
 
 
@@ -79,7 +79,7 @@ def admit_lines(raw: bytes, terms: Terms, lines_max: int) -> Admission:
     admission = Admission()
     for number, line in _lines(raw):
         if line.strip(_BLANK):
-            _admit(admission, line, number, terms)
+            admit_onto(admission, line, number, terms)
     return admission
 
 
@@ -94,7 +94,8 @@ def _lines(raw: bytes) -> Iterator[tuple[int, bytes]]:
         start = end + 1
 
 
-def _admit(admission: Admission, raw: bytes, line: int | None, terms: Terms) -> None:
+def admit_onto(admission: Admission, raw: bytes, line: int | None, terms: Terms) -> None:
+    """Admit or refuse what should be one report, in addition to what is admitted already."""
     outcome = parse(raw)
     refusal = _accept(admission, outcome, raw, terms) if isinstance(outcome, Parsed) else outcome
     if refusal is not None:
