@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import unicodedata
@@ -305,3 +306,18 @@ def test_alerts_and_rejects_are_rows_too(tmp_path: Path):
         sealer.open_bytes(row["bytes"], "j-1") == b"\x00\xffbytes" and row["line"] == 1 and row["source"] == "gateway"
     )
     assert [v.stored for v in rig.verdicts()] == [0, 5, 1] and all(v.clean for v in rig.verdicts())
+
+
+def test_the_collector_is_left_as_it_was_whatever_the_records_are(tmp_path: Path):
+    decoder = Decoder(FORCE, _forms(tmp_path)[0].report)
+    decoder.decode([report(1), b"rubbish"])
+    assert gc.isenabled()
+    with pytest.raises(NewerRecord):
+        decoder.decode([report(1).replace(b'"v":1', b'"v":2')])
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        decoder.decode([report(1)])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

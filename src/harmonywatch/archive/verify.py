@@ -120,13 +120,14 @@ class Terms:
 
 def verify(lake: Lake, stream: Stream, force: str, watch: Watch, terms: Terms) -> list[Verdict]:
     """One verdict per table, `reports` first. Raises StreamReset, LakeUnavailable, OSError."""
-    watermark = watch.read(force) or Watermark(stream.id, {})
-    if watermark.stream_id != stream.id:
-        raise StreamReset(watermark.stream_id, stream.id, f"the proof of {force}")
+    stream_id = stream.id_of(archived_topics(force))
+    watermark = watch.read(force) or Watermark(stream_id, {})
+    if watermark.stream_id != stream_id:
+        raise StreamReset(watermark.stream_id, stream_id, f"the proof of {force}")
     opened = {name: lake.open(force, name) for name in KINDS}
     for table in opened.values():
-        if table is not None and table.mark().stream_id != stream.id:
-            raise StreamReset(table.mark().stream_id, stream.id, table.where)
+        if table is not None and table.mark().stream_id != stream_id:
+            raise StreamReset(table.mark().stream_id, stream_id, table.where)
     days: Days = {} if terms.everything else watch.read_days(force)
     counts = {name: _counted(name, force, table, days.get(name, {})) for name, table in opened.items()}
     proof = _Proof(stream, force, watermark, int(terms.window_s * 1e6))
