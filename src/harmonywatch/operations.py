@@ -18,7 +18,7 @@ import msgspec
 
 from harmonywatch import assemble
 from harmonywatch.clock import Clock, micros
-from harmonywatch.report.topics import ALERTS, REJECTS, REPORTS, force_of, topic_of
+from harmonywatch.report.topics import ALERTS, REJECTS, REPORTS, archived_topics, force_of, topic_of
 from harmonywatch.settings import BadSettings, Settings
 from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
 
@@ -209,7 +209,7 @@ def _stream_and_lake(settings: Settings) -> Iterator[Finding]:
             table = lake.open(name, "reports")
             if table is None:
                 yield Finding(f"lake of {name}", "fine", "empty")
-            elif table.mark().stream_id == stream.id:
+            elif table.mark().stream_id == stream.id_of(archived_topics(name)):
                 yield Finding(f"lake of {name}", "fine", f"version {table.version}, {len(table.files())} files")
             else:
                 yield Finding(

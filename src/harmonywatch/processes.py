@@ -23,7 +23,7 @@ import structlog
 from harmonywatch import assemble
 from harmonywatch.clock import Clock, micros
 from harmonywatch.ops import NOT_RUNNING, DoorSettings, OpsServer
-from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, force_of, topic_of
+from harmonywatch.report.topics import ALERTS, DURABLE_GROUPS, REPORTS, archived_topics, force_of, topic_of
 from harmonywatch.service import (
     EXIT_BROKEN,
     EXIT_BUG,
@@ -228,10 +228,10 @@ def _archive(settings: Settings, stop: Stop, name: str) -> None:
     def forces() -> list[str]:
         return [force_of(topic) for topic in stream.topics() if topic.startswith(REPORTS)]
 
-    def archiver(_force: str) -> Archiver:
+    def archiver(force: str) -> Archiver:
         share = max(FLUSH_BYTES_LEAST, settings.archive.flush_bytes // max(1, len(forces())))
         terms = replace(settings.archive, flush_bytes=share)
-        return Archiver(lake, folders, stream.id, terms, assemble.CLOCK, telemetry)
+        return Archiver(lake, folders, stream.id_of(archived_topics(force)), terms, assemble.CLOCK, telemetry)
 
     def failed(error: Exception) -> None:
         telemetry.failed.labels("compact").inc()

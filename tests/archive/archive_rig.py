@@ -84,9 +84,7 @@ class Rig:
     def archiver(self) -> Archiver:
         """A new archiver, as a process that has just been started."""
         folders = Folders(self.folder / "keys", self.folder / "index")
-        archiver = Archiver(
-            self.lake, folders, lambda _force: self.stream.id, self.settings, self.clock, Telemetry("archive")
-        )
+        archiver = Archiver(self.lake, folders, self.stream.id, self.settings, self.clock, Telemetry("archive"))
         for topic in TOPICS:
             for partition in range(self.stream.topics()[topic]):
                 archiver.start(topic, partition)

@@ -112,13 +112,14 @@ def test_a_topic_made_anew_is_not_taken_for_the_old_one(
     """The new one has more records than the old: by their numbers the positions would still fit."""
     stream.create_topic(NORTH, 1)
     stream.append(NORTH, {0: [b"old"] * 3})
-    first = stream.topic_id(NORTH)
+    stream.create_topic(SOUTH, 1)
+    first = stream.id_of([NORTH, SOUTH])
     reader = stream.reader([NORTH], group=group, start=lambda _topic, _partition: 0)
     wait_values(reader, 3)
     operator.delete_topics([outer(url, NORTH)])[outer(url, NORTH)].result()
     wait_until(lambda: NORTH not in stream.topics(), DEADLINE_S, "the deletion")
     stream.create_topic(NORTH, 1)
-    assert stream.topic_id(NORTH) != first
+    assert stream.id_of([NORTH, SOUTH]) != first
     stream.append(NORTH, {0: [b"new"] * 9})
     assert isinstance(wait_error(reader), StreamError)
     reader.take_up([NORTH])

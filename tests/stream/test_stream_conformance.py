@@ -420,6 +420,17 @@ def test_the_id_is_32_hexadecimal_digits(stream: Stream) -> None:
     int(stream.id, 16)
 
 
+def test_the_id_of_topics_lasts(stream: Stream) -> None:
+    for topic in (NORTH, SOUTH):
+        stream.create_topic(topic, 1)
+    first = stream.id_of([NORTH, SOUTH])
+    stream.append(NORTH, {0: [b"a"]})
+    stream.create_topic(NORTH, 1)
+    stream.create_topic("reports.east", 1)
+    assert stream.id_of([SOUTH, NORTH]) == first
+    assert len(first) == 32 and int(first, 16)
+
+
 def test_the_size_grows_with_what_is_kept(stream: Stream) -> None:
     stream.create_topic(NORTH, 1)
     empty = stream.size_bytes(NORTH)

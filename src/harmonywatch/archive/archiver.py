@@ -11,7 +11,7 @@ process ends, is started again, and begins at the lake's positions. Nothing gath
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harmonywatch.archive.lake import Addition, Lake, append
@@ -68,13 +68,13 @@ class _Gathering:
 
 
 class Archiver:
-    """See the header. `stream_id`: by force, of what is read (`Stream.id_of` its topics). Several archivers may share the topics between them."""
+    """See the header. `stream_id`: of what is read, see `Stream.id_of`. Several archivers may share the topics between them."""
 
     def __init__(
         self,
         lake: Lake,
         folders: Folders,
-        stream_id: Callable[[str], str],
+        stream_id: str,
         settings: ArchiveSettings,
         clock: Clock,
         telemetry: Telemetry,
@@ -86,7 +86,7 @@ class Archiver:
     def start(self, topic: str, partition: int) -> int:
         """The lake's position. Raises StreamReset, KeyChanged, LakeUnavailable, OSError."""
         if topic not in self._topics:
-            intake = open_intake(topic, self._lake, self._folders, self._stream_id(force_of(topic)), self._settings)
+            intake = open_intake(topic, self._lake, self._folders, self._stream_id, self._settings)
             self._topics[topic] = _Gathering(intake)
         gathering, at = self._topics[topic], TopicPartition(topic, partition)
         position = gathering.intake.position(partition)

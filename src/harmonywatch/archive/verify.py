@@ -37,7 +37,7 @@ from harmonywatch.archive.parquet import DataFile
 from harmonywatch.archive.schema import ALERTS, REJECTS, REPORTS
 from harmonywatch.archive.tally import Count, Day, below, count, union
 from harmonywatch.report import topics
-from harmonywatch.report.topics import topic_of
+from harmonywatch.report.topics import archived_topics, topic_of
 from harmonywatch.stream.contract import Stream, StreamReset, TopicPartition
 
 Ints = npt.NDArray[np.int64]

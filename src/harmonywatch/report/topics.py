@@ -29,6 +29,11 @@ def topic_of(kind: str, force: str) -> str:
     return kind + force
 
 
+def archived_topics(force: str) -> list[str]:
+    """Those whose positions the lake keeps."""
+    return [topic_of(kind, force) for kind in DURABLE_GROUPS["archive"]]
+
+
 def force_of(topic: str) -> str:
     return topic.split(".", 1)[1]
 
@@ -124,5 +129,5 @@ def encode(record: AlertRecord | RejectRecord | EventRecord | WatcherRecord | De
 __all__ = [
     "ALERTS", "DELIVERIES", "DURABLE_GROUPS", "EVENTS", "REJECTS", "REPORTS", "VERSION",
     "AlertRecord", "DeliveryRecord", "EventRecord", "RejectRecord", "WatcherChange", "WatcherRecord",
-    "encode", "force_of", "topic_of",
+    "archived_topics", "encode", "force_of", "topic_of",
 ]  # fmt: skip

@@ -207,6 +207,11 @@ class Stream(Protocol):
     def id(self) -> str:
         """The stream's own id, 32 hexadecimal digits, drawn when it was made."""
 
+    def id_of(self, topics: Iterable[str]) -> str:
+        """The stream's id as far as these topics are concerned, 32 hexadecimal digits: another one if the stream is another,
+        or if one of them was deleted and made anew under its name, which Kafka lets happen to one topic alone. Whoever
+        keeps positions keeps this beside them. Raises UnknownTopic, where topics have ids of their own."""
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Make the topic unless it is there. Raises TopicMismatch if it is, with another number of partitions; ValueError
         for a name that is not 1 to 200 letters, digits, dots, hyphens and underscores, or no partitions."""

@@ -31,6 +31,11 @@ class MemoryStream:
         self._groups: dict[tuple[str, str], dict[int, int]] = {}
         self._closed = False
 
+    def id_of(self, topics: Iterable[str]) -> str:  # noqa: ARG002 nobody deletes a topic here
+        with self._changed:
+            self._check()
+        return self.id
+
     def create_topic(self, topic: str, partitions: int) -> None:
         check_topic(topic, partitions)
         with self._changed:

@@ -52,12 +52,20 @@ class KafkaStream:
     def __init__(self, address: Address, settings: StreamSettings) -> None:
         self._address, self._settings = address, settings
         self._admin = Admin(address)
-        self.id = hashlib.sha256(f"{self._admin.cluster_id()}/{address.namespace}".encode()).hexdigest()[:32]
+        self.id = _digest(self._admin.cluster_id(), address.namespace)
         self._partitions: dict[str, int] = {}
         self._idle: list[Fetcher] = []
         self._readers: weakref.WeakSet[KafkaReader] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
+
+    def id_of(self, topics: Iterable[str]) -> str:
+        wanted = sorted(set(topics))
+        found = self.topic_ids(wanted)
+        for topic in wanted:
+            if topic not in found:
+                raise UnknownTopic(topic)
+        return _digest(self.id, *(found[topic] for topic in wanted))
 
     def create_topic(self, topic: str, partitions: int) -> None:
         self.check_open()
@@ -231,6 +239,10 @@ class KafkaStream:
             "message.timestamp.type": "LogAppendTime",
             "compression.type": "producer",
         }
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]
 
 
 def _records(fetcher: Fetcher, at: TopicPartition, position: int, end: int) -> Iterator[Fetched]:
