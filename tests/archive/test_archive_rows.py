@@ -92,6 +92,20 @@ def test_rows_lie_in_the_utc_day_of_their_time(tmp_path: Path):
     assert rig.lake.plan("nobody", "reports").files == []
 
 
+def test_a_stray_of_another_day_does_not_carry_the_tokens_of_the_others(tmp_path: Path):
+    rig = new_rig(tmp_path)
+    crowd = [
+        report(n, citizens=[{"name": f"Citizen {n} {k}", "harmonyscore": 50} for k in range(8)]) for n in range(300)
+    ]
+    yesterday = (NOW - timedelta(days=1)).isoformat()
+    rig.put([*crowd, report(1000, time=yesterday)])
+    rig.archive()
+    sizes = {file.rows: file.size_bytes for file in rig.lake.open(FORCE, "reports").files()}
+    assert set(sizes) == {300, 1}
+    assert sizes[1] < sizes[300] / 4, "the file of one row holds what 300 others have seen"
+    assert len(rig.rows()) == 301
+
+
 def test_identities_are_those_of_the_words_for_any_spelling(tmp_path: Path):
     seed = 7
     rng = random.Random(seed)

@@ -189,12 +189,28 @@ def _wired(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
-    """The rows of each day; nearly always there is one or two."""
+    """The rows of each day; nearly always there is one, or one and a few strays."""
     days = np.asarray(rows[PARTITION_BY].cast(pa.int32()))
     found = np.unique(days).tolist()
     for number in found:
         day = pa.scalar(number, pa.int32()).cast(pa.date32()).as_py()
-        yield day, rows if len(found) == 1 else rows.filter(pa.array(days == number))
+        yield day, rows if len(found) == 1 else _spelt_out(rows.filter(pa.array(days == number)))
+
+
+def _spelt_out(rows: pa.Table) -> pa.Table:
+    """Without dictionaries: those of a filtered table still hold every value of the whole, and a file of a few strays
+    would carry a megabyte of other rows' tokens. The writer finds the few that are there."""
+    return rows.cast(pa.schema([field.with_type(_plain(field.type)) for field in rows.schema]))
+
+
+def _plain(kind: Any) -> Any:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
 
 
 def local_filesystem(folder: str) -> Any:
