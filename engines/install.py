@@ -69,9 +69,9 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 def parts() -> dict[str, Part]:
     """Every engine's part, by name."""
-    from engines import kafka, mosquitto, postgres, s3, spark
+    from engines import helm, kafka, mosquitto, postgres, s3, spark
 
-    found = {"kafka": kafka, "mosquitto": mosquitto, "postgres": postgres, "s3": s3, "spark": spark}
+    found = {"helm": helm, "kafka": kafka, "mosquitto": mosquitto, "postgres": postgres, "s3": s3, "spark": spark}
     return {name: module.PART for name, module in found.items()}
 
 
