@@ -65,6 +65,9 @@ class StreamSettings(Branch):
         default=3, ge=1, description="Kafka: copies of a topic that is made now; durable = on all but one"
     )
     member: str = Field(default="", description="Kafka: this worker's own lasting name; a restart then resumes at once")
+    session_s: float = Field(
+        default=6.0, ge=1, le=300, description="Kafka: a worker silent for so long loses its partitions, seconds"
+    )
 
 
 class GatewaySettings(Branch):

@@ -1,4 +1,4 @@
-"""One broker for the whole run; each test has a namespace of its own on it."""
+"""One broker, S3 server and PostgreSQL for the whole run; each test has a namespace, a prefix and a database of its own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from typing import Any
 import pytest
 
 from engines.kafka import Cluster
+from engines.postgres import Postgres
+from engines.s3 import S3
 from harmonywatch.settings import StreamSettings
 from harmonywatch.stream.kafka.address import parse
 from harmonywatch.stream.kafka.stream import KafkaStream
 
-sys.path += [str(Path(__file__).parent.parent / room) for room in ("gateway", "end_to_end")]
+sys.path += [str(Path(__file__).parent.parent / room) for room in ("gateway", "end_to_end", "fault")]
 
-from figures import pytest_terminal_summary, tell  # noqa: E402
+from cluster_rig import SESSION_S, Aside, Engines, aside
+from figures import pytest_terminal_summary, tell
+from running_system import System, made
+from storm import FORCE
 
 __all__ = ["pytest_terminal_summary", "tell"]
 
 Connect = Callable[..., KafkaStream]
 
 FAST_RETENTION = {"log.retention.check.interval.ms": "200", "log.segment.delete.delay.ms": "200"}
+SHORT_SESSIONS = {"group.min.session.timeout.ms": str(SESSION_S * 1000)}
 
 _names = count(1)
 
@@ -42,8 +48,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("kafka"), properties=FAST_RETENTION) as cluster:
+    with Cluster(tmp_path_factory.mktemp("kafka"), properties=FAST_RETENTION | SHORT_SESSIONS) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def engines(broker: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """What a whole system stands on."""
+    with Postgres() as postgres, S3(tmp_path_factory.mktemp("s3")) as s3:
+        yield Engines(broker, postgres, s3)
+
+
+@pytest.fixture
+def cluster(engines: Engines, tmp_path: Path) -> Iterator[System]:
+    """A system on the engines, not up yet."""
+    with made(tmp_path / "data", environment=engines.environment(f"test{next(_names)}")) as system:
+        yield system
+
+
+@pytest.fixture
+def seen(engines: Engines, cluster: System) -> Iterator[Aside]:
+    """Its one force, from aside."""
+    with aside(engines, cluster, FORCE) as force:
+        yield force
 
 
 @pytest.fixture

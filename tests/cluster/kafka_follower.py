@@ -1,4 +1,4 @@
-"""A worker in a process of its own: `kafka_follower.py URL GROUP MEMBER` tells each partition and record that it gets."""
+"""A worker in a process of its own: `kafka_follower.py URL GROUP MEMBER SESSION_S` tells each partition and record that it gets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harmonywatch.stream.kafka.stream import KafkaStream
 
 
 def main() -> None:
-    url, group, member = sys.argv[1:]
-    stream = KafkaStream(parse(url, "", {}), StreamSettings(replicas=1, member=member))
+    url, group, member, session_s = sys.argv[1:]
+    stream = KafkaStream(parse(url, "", {}), StreamSettings(replicas=1, member=member, session_s=float(session_s)))
     reader = stream.reader("reports.", group=group)
     sys.stdout.write("ready\n")
     while True:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster_rig import SESSION_S
 from conftest import Connect
 
 from harmonywatch.stream.contract import Batch, PartitionsMoved, Reader, Stream, TopicPartition
@@ -124,9 +125,9 @@ def test_a_force_that_comes_later_is_shared_too(stream: Stream) -> None:
 
 
 @contextmanager
-def follower(url: str, member: str) -> Iterator[subprocess.Popen[str]]:
+def follower(url: str, member: str, session_s: float) -> Iterator[subprocess.Popen[str]]:
     script = Path(__file__).with_name("kafka_follower.py")
-    command = [sys.executable, str(script), url, "alerting", member]
+    command = [sys.executable, str(script), url, "alerting", member, str(session_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             yield child
@@ -134,16 +135,16 @@ def follower(url: str, member: str) -> Iterator[subprocess.Popen[str]]:
             child.kill()
 
 
-def silence_after_a_kill_s(url: str, stream: Stream, member: str) -> float:
+def silence_after_a_kill_s(url: str, stream: Stream, member: str, session_s: float = 6.0) -> float:
     """From kill -9 of the only worker to the first record that its successor gets."""
     stream.create_topic(NORTH, 2)
-    with follower(url, member) as child:
+    with follower(url, member, session_s) as child:
         stream.append(NORTH, {0: [b"before"]})
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         assert child.stdout.readline() == "0 before\n"
     killed = time.monotonic()
-    with follower(url, member) as child:
+    with follower(url, member, session_s) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         assert child.stdout.readline() == "0 before\n"
@@ -157,3 +158,7 @@ def test_a_worker_with_a_name_goes_on_at_once_after_a_kill(url: str, connect: Co
 def test_without_a_name_the_group_waits_for_the_dead(url: str, connect: Connect) -> None:
     """Why the name is there; should Kafka get faster, it can go."""
     assert silence_after_a_kill_s(url, connect(), "") > 5.5
+
+
+def test_a_shorter_session_shortens_the_wait(url: str, connect: Connect) -> None:
+    assert silence_after_a_kill_s(url, connect(), "", SESSION_S) < 5.5

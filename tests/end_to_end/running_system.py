@@ -217,7 +217,7 @@ class System:
         """A command with our folder, whatever its exit status."""
         return subprocess.run(
             [str(HARMONYWATCH), *arguments, "--data", str(self.folder)],
-            capture_output=True, text=True, timeout=deadline_s, env=clean_environment(), check=False,
+            capture_output=True, text=True, timeout=deadline_s, env={**clean_environment(), **self.environment}, check=False,
         )  # fmt: skip
 
     def run(self, *arguments: str, codes: Sequence[int] = (0,)) -> list[Row]:
@@ -237,7 +237,9 @@ class System:
     def verified(self, force: str) -> Row:
         """The force's row of `lake verify`, whatever it says."""
         rows = self.run("lake", "verify", codes=(0, 1))
-        return next(row for row in rows if row["force"] == force and row.get("table", "reports") == "reports")
+        found = [row for row in rows if row["force"] == force and row.get("table", "reports") == "reports"]
+        assert found, f"`lake verify` tells nothing of {force}: {self.call('lake', 'verify').stderr}"
+        return found[0]
 
     def wait_archived(self, force: str, reports: int, deadline_s: float = 30.0) -> Row:
         """The proof once `reports` records of the force are in the lake and nothing waits."""

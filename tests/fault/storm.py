@@ -22,7 +22,8 @@ from random import Random
 from running_system import SERVICES, System, report, wait_for
 from truth_check import ReportKey, Told
 
-from harmonywatch.fleet.plan import FleetPlan, Target
+from harmonywatch.fleet.faults import FaultRates
+from harmonywatch.fleet.plan import NO_FAULTS, FleetPlan, Target
 from harmonywatch.fleet.send import run_fleet
 from harmonywatch.fleet.tally import FleetResult, Tally
 
@@ -38,11 +39,26 @@ WATCHERS = 500
 class Load:
     """The paced fleet in a thread of its own, until `stop`."""
 
-    def __init__(self, system: System, key: str, truth: Path, seed: int, rate: float = FIRST_WAVE_PER_S) -> None:
+    def __init__(
+        self,
+        system: System,
+        key: str,
+        truth: Path,
+        seed: int,
+        rate: float = FIRST_WAVE_PER_S,
+        faults: FaultRates = NO_FAULTS,
+    ) -> None:
         target = Target(FORCE, system.url, key)
         self.truth = truth
         self._plan = FleetPlan(
-            watchers=WATCHERS, rate=rate, seconds=0, seed=seed, targets=(target,), truth=truth, give_up_s=60
+            watchers=WATCHERS,
+            rate=rate,
+            seconds=0,
+            seed=seed,
+            targets=(target,),
+            faults=faults,
+            truth=truth,
+            give_up_s=60,
         )
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
