@@ -79,6 +79,7 @@ AHEAD_LEAST_S = 3_600.0
 """Nothing is due later than this, or twice the longest wait between two tries: what seems to be was written before the
 clock was set back, and is due now."""
 
+DAY_KEPT_US = 60_000_000
 EVENT_HOLD_US = 5_000_000
 """The writer of an event publishes it within milliseconds; after this long somebody else does."""
 
@@ -142,6 +143,7 @@ class IncidentStore:
     def __init__(self, engine: Engine, settings: DispatchSettings) -> None:
         self._engine = engine
         self._seen_days = math.ceil(settings.seen_s * 1e6 / DAY_US)
+        self._running_day, self._day_read_us = 0, -(1 << 62)
         self._ahead_us = int(max(AHEAD_LEAST_S, 2 * settings.retry_most_s) * 1e6)
         self.upkeep = Upkeep(engine, settings)
         self._occurrences_max = settings.occurrences_max
@@ -174,7 +176,7 @@ class IncidentStore:
         def close(connection: Connection) -> Recorded:
             rows = connection.execute(wanted.with_for_update(skip_locked=True)).all()
             recorded = Recorded(lapse([incident_of(row) for row in rows], now_us, self.policy))
-            write_outcome(connection, recorded.outcome, running_day(connection), self._occurrences_max)
+            write_outcome(connection, recorded.outcome, self._day(connection, now_us), self._occurrences_max)
             recorded.events = write_events(connection, recorded.outcome.changes, now_us + EVENT_HOLD_US)
             return recorded
 
@@ -215,7 +217,7 @@ class IncidentStore:
         for at, (base, _) in poll.spans.items():
             assert base <= stored.get(at, base), f"{at}: records between {stored[at]} and {base} were never handled"
         sightings = [sighting for at, offset, sighting in poll.sightings if offset >= stored.get(at, 0)]
-        day = running_day(connection)
+        day = self._day(connection, poll.now_us)
         outcome = decide(sightings, self._view(connection, sightings, day), self.policy)
         write_outcome(connection, outcome, day, self._occurrences_max)
         delete_events(connection, poll.published)
@@ -237,7 +239,13 @@ class IncidentStore:
         return View(current, seen, watchers_among(connection, pairs))
 
     def _seen(self, connection: Connection, keys: set[bytes], day: int) -> set[bytes]:
-        return seen_among(connection, sorted(keys), list(range(day - self._seen_days, day + 1)))
+        return seen_among(connection, sorted(keys), list(range(day - self._seen_days, day + 2)))
+
+    def _day(self, connection: Connection, now_us: int) -> int:
+        """The day of running time, of at most DAY_KEPT_US ago: another worker may be in the next one already."""
+        if abs(now_us - self._day_read_us) > DAY_KEPT_US:
+            self._running_day, self._day_read_us = running_day(connection), now_us
+        return self._running_day
 
     def _current(self, connection: Connection, subjects: set[bytes]) -> dict[bytes, Incident]:
         return current_of(connection, sorted(subjects))
