@@ -1,4 +1,4 @@
-"""A worker in a process of its own: `kafka_follower.py URL GROUP MEMBER SESSION_S` tells each partition and record that it gets."""
+"""A worker in a process of its own, `kafka_follower.py URL GROUP MEMBER SESSION_S`: tells each partition and record it gets."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_a_second_worker_takes_over_half_and_the_first_is_told(stream: Stream) -
     assert first.assigned() | second.assigned() == ALL
     stream.append(NORTH, {partition: [f"r{partition}".encode()] for partition in range(PARTITIONS)})
     assert sorted(wait_values(4, first, second)) == [b"r0", b"r1", b"r2", b"r3"]
+
+
+def test_a_second_worker_takes_half_of_every_kind_of_topic(stream: Stream) -> None:
+    kinds = ("alerts.", "rejects.", "reports.")
+    for kind in kinds:
+        stream.create_topic(f"{kind}north", PARTITIONS)
+    first = stream.reader(kinds, group="archive")
+    second = stream.reader(kinds, group="archive")
+    wait_shared(first, second, each=6)
+    for reader in (first, second):
+        assert Counter(at.topic for at in reader.assigned()) == dict.fromkeys((f"{kind}north" for kind in kinds), 2)
 
 
 def test_what_a_worker_read_and_did_not_commit_its_successor_reads_again(stream: Stream) -> None:

@@ -10,6 +10,9 @@ How a partition begins, and what ends it:
    what was gathered of it, and the truth that its handler remembers, may be another's by now. Taken up, it begins anew.
 4. Its topic is made anew under the same name: the brokers drew another id, and the positions mean nothing. Looked at every
    `IDENTITY_S`; what was read in between is that of the new topic, from its beginning on or not at all.
+
+A reader of several names has a consumer for each, all in the same group. The group counts partitions, whatever topic they
+are of: to one consumer for all names it would give the alerts and rejects, and to the worker beside it every report.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from harmonywatch.stream.contract import (
     TopicDamaged,
     TopicPartition,
 )
-from harmonywatch.stream.kafka.client import Fetched, Trouble
+from harmonywatch.stream.kafka.client import Fetched, Fetcher, Trouble
 from harmonywatch.stream.starting import Aside, matches
 
 if TYPE_CHECKING:
@@ -51,6 +54,13 @@ ADOPT_S = 1.0
 IDENTITY_S = 2.0
 
 
+def _consumers(topics: str | tuple[str, ...], group: str | None) -> tuple[str, ...]:
+    """What each consumer of a reader subscribes to; "" for the one that is given partitions by hand."""
+    if group is None:
+        return ("",)
+    return (topics,) if isinstance(topics, str) else topics
+
+
 class KafkaReader:
     """See `contract.Reader` and the header."""
 
@@ -65,10 +75,11 @@ class KafkaReader:
         self._aside = Aside()
         self._moved: set[str] = set()
         self._held: dict[TopicPartition, Batch] = {}
-        self._joined = self._closed = False
+        self._joined: set[str] = set()
+        self._closed = False
         self._adopt_due = 0.0
         self._identity_due = time.monotonic() + IDENTITY_S
-        self._fetcher = stream.fetcher(group)
+        self._fetchers = {name: stream.fetcher(group, name) for name in _consumers(topics, group)}
         if group is None:
             self._adopt()
         else:
@@ -103,7 +114,7 @@ class KafkaReader:
             self._moved.discard(topic)
             self._halt(topic)
             places = [at for at in self._owned if at.topic == topic]
-            self._fetcher.unassign(places)
+            self._fetcher_of(topic).unassign(places)
             self._read_on(places)
 
     def assigned(self) -> frozenset[TopicPartition]:
@@ -117,29 +128,43 @@ class KafkaReader:
         if self._group is None:
             return
         risen = {at: to for at, to in positions.items() if at in self._owned and to > self._committed.get(at, -1)}
-        if risen:
-            self._fetcher.commit(risen)
-            self._committed.update(risen)
+        for fetcher, places in self._by_fetcher(risen):
+            positions = {at: risen[at] for at in places}
+            fetcher.commit(positions)
+            self._committed.update(positions)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._fetcher.close()
+            for fetcher in self._fetchers.values():
+                fetcher.close()
+
+    # --- whose consumer it is
+
+    def _fetcher_of(self, topic: str) -> Fetcher:
+        return next(fetcher for name, fetcher in self._fetchers.items() if matches(topic, name or self._topics))
+
+    def _by_fetcher(self, places: Iterable[TopicPartition]) -> list[tuple[Fetcher, list[TopicPartition]]]:
+        found: dict[Fetcher, list[TopicPartition]] = {}
+        for at in places:
+            found.setdefault(self._fetcher_of(at.topic), []).append(at)
+        return [*found.items()]
 
     # --- what becomes ours, and what does not stay so
 
     def _join(self) -> None:
-        names = (self._topics,) if isinstance(self._topics, str) else self._topics
-        self._fetcher.subscribe(names, self._on_gained, self._on_lost)
+        for name, fetcher in self._fetchers.items():
+            fetcher.subscribe([name], self._on_gained, self._on_lost)
         until = time.monotonic() + JOIN_S
-        awaited = any(matches(topic, self._topics) for topic in self._stream.topics())
-        while awaited and not self._joined and time.monotonic() < until:
+        topics = self._stream.topics()
+        awaited = {name for name in self._fetchers if any(matches(topic, name) for topic in topics)}
+        while awaited - self._joined and time.monotonic() < until:
             self._take(SLICE_S / 4)
 
     def _on_gained(self, places: list[TopicPartition]) -> None:
         if self._closed:
             return
-        self._joined = True
+        self._joined |= {name for name in self._fetchers if any(matches(at.topic, name) for at in places)}
         shared = {at.topic for at in places} & {at.topic for at in self._owned}
         self._owned |= set(places)
         self._move(shared)
@@ -179,9 +204,10 @@ class KafkaReader:
                 with self._aside.contained(topic):
                     self._next |= self._beginnings([at for at in places if at.topic == topic])
         still = [at for at in places if at not in self._next]
-        self._fetcher.assign({at: self._next.get(at, 0) for at in places})
-        if still:
-            self._fetcher.pause(still)
+        for fetcher, those in self._by_fetcher(places):
+            fetcher.assign({at: self._next.get(at, 0) for at in those})
+        for fetcher, those in self._by_fetcher(still):
+            fetcher.pause(those)
 
     def _beginnings(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         topic = places[0].topic
@@ -205,16 +231,20 @@ class KafkaReader:
     def _stand_still(self, topic: str) -> None:
         for at in [at for at in self._next if at.topic == topic]:
             del self._next[at]
-        self._fetcher.pause([at for at in self._owned if at.topic == topic])
+        self._fetcher_of(topic).pause([at for at in self._owned if at.topic == topic])
 
     # --- what comes
 
     def _take(self, timeout_s: float) -> None:
-        records, troubles = self._fetcher.take(TAKE_RECORDS_MAX, timeout_s)
-        for record in records:
-            self._hold(record)
-        for trouble in troubles:
-            self._face(trouble)
+        """What is there of every consumer; while nothing is, the wait is shared out between them."""
+        came = False
+        for fetcher in self._fetchers.values():
+            records, troubles = fetcher.take(TAKE_RECORDS_MAX, 0.0 if came else timeout_s / len(self._fetchers))
+            for record in records:
+                self._hold(record)
+            for trouble in troubles:
+                self._face(trouble)
+            came = came or bool(records or troubles)
 
     def _hold(self, record: Fetched) -> None:
         at = TopicPartition(record.topic, record.partition)

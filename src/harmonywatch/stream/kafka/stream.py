@@ -166,11 +166,12 @@ class KafkaStream:
         self.check_open()
         return self._admin.ids(topics)
 
-    def fetcher(self, group: str | None) -> Fetcher:
-        """A consumer of its own for a reader."""
+    def fetcher(self, group: str | None, name: str) -> Fetcher:
+        """A consumer of its own for a reader; in a group a member of it for topics of this name."""
         if group is None:
             return Fetcher(self._address)
-        return Fetcher(self._address, Membership(group, self._settings.member, self._settings.session_s))
+        member = f"{self._settings.member}.{name}" if self._settings.member else ""
+        return Fetcher(self._address, Membership(group, member, self._settings.session_s))
 
     def close(self) -> None:
         with self._lock:
