@@ -14,7 +14,13 @@ ARGUMENTS_MAX = 8
 LONG_FUNCTIONS: dict[str, str] = {}
 """`room/file.py:Class.function`: why it may be longer than FUNCTION_LINES_MAX. Empty is the best state."""
 
-ENGINES = {"apsw": "stream/segment.py", "deltalake": "archive/lake.py", "duckdb": "analysis/engine.py", "paho": "broker.py"}
+ENGINES = {
+    "apsw": "stream/segment.py",
+    "confluent_kafka": "stream/kafka/client.py",
+    "deltalake": "archive/lake.py",
+    "duckdb": "analysis/engine.py",
+    "paho": "broker.py",
+}
 
 ONLY_IN = {"sqlalchemy": ("registry/", "dispatch/"), "alembic": ("registry/", "dispatch/migrations/")}
 
