@@ -11,13 +11,14 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from harmonywatch import assemble
-from harmonywatch.clock import Clock, micros
+from harmonywatch.clock import Clock, micros, to_wire
 from harmonywatch.report.topics import ALERTS, REJECTS, REPORTS, archived_topics, force_of, topic_of
 from harmonywatch.settings import BadSettings, Settings
 from harmonywatch.stream.contract import WHOLE_STREAM, Stream, StreamError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from harmonywatch.archive.lake import Lake
 
 GROUPS = {REPORTS: ("alerting", "archive"), ALERTS: ("dispatch", "archive"), REJECTS: ("archive",)}
+QUESTIONS, AUDIT_MAX = ("query", "ask"), 1_000_000
 FREE_BYTES_LEAST = 5 << 30
 FSYNC_SLOW_MS = 20.0
 
@@ -53,6 +55,18 @@ class Standing(msgspec.Struct, frozen=True):
     rejects: int
     lake_bytes: int
     freshness_s: float | None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a force used in a span of UTC days that ends now. `reports`: received, as far as the lake has them (at most some
+    15 s behind), those sent again too; `lake_bytes`: what they take there; `queries`: questions asked, by the audit."""
+
+    force: str
+    span: Literal["today", "month"]
+    since: str
+    reports: int
+    lake_bytes: int
+    queries: int
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -132,6 +146,24 @@ def standing(stream: Stream, lake: Lake, clock: Clock, force: str | None) -> Ite
             sum(file.size_bytes for file in files),
             None if newest is None else (micros(clock.now()) - newest) / 1e6,
         )
+
+
+def usage(settings: Settings, actor: str, clock: Clock, force: str) -> list[Usage]:
+    """Today's and this month's, of one force."""
+    from harmonywatch.archive.usage import Received, received
+
+    now = clock.now()
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    month, table = today.replace(day=1), assemble.open_lake(settings).open(force, "reports")
+    with assemble.opened_registry(settings, actor) as registry:
+        asked = [entry.at for entry in registry.audit(force, month, AUDIT_MAX) if entry.action in QUESTIONS]
+    found = []
+    spans: tuple[tuple[Literal["today", "month"], datetime], ...] = (("today", today), ("month", month))
+    for span, since in spans:
+        sent = received(table, since, today + timedelta(days=1)) if table else Received(0, 0, 0)
+        queries = sum(at >= since for at in asked)
+        found.append(Usage(force, span, to_wire(since), sent.reports, sent.lake_bytes, queries))
+    return found
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

@@ -23,6 +23,9 @@ MARKS = {"fine": "ok  ", "warning": "warn", "broken": "FAIL"}
 def status(shell: Shell, seconds: float, force: str | None) -> None:
     """Rates, lag in records and seconds, freshness of the lake, rejects, and which service is ready.
 
+    With --force also what the force used today and this month (UTC): reports received, by the moment of receipt and as far
+    as the lake has them, those sent again too; the bytes that they take in the lake; questions asked (query and ask).
+
     \b
     harmonywatch status
     harmonywatch status --json --force north
@@ -48,6 +51,17 @@ def status(shell: Shell, seconds: float, force: str | None) -> None:
                 f"{each.force}: {each.reports:,} reports accepted, {each.rejects:,} refused; lake {each.lake_bytes:,} bytes, "
                 + ("empty" if each.freshness_s is None else f"newest report {each.freshness_s:.0f} s old"),
             )
+    if force is not None:
+        _used(shell, force)
+
+
+def _used(shell: Shell, force: str) -> None:
+    from harmonywatch.operations import usage
+
+    shell.say("")
+    for each in usage(shell.settings, shell.actor, assemble.CLOCK, force):
+        told = f"{each.reports:,} reports received, {each.lake_bytes:,} bytes in the lake, {each.queries:,} questions"
+        shell.row(msgspec.to_builtins(each), f"{each.force}, {each.span} (since {each.since[:10]}): {told}")
 
 
 @click.command()
