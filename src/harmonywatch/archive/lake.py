@@ -51,11 +51,16 @@ Positions = Mapping[TopicPartition, int]
 
 @contextlib.contextmanager
 def _translated(where: str) -> Iterator[None]:
-    """Errors of delta-rs that mean the medium, as ours."""
+    """Errors of delta-rs that mean the medium, as ours; a store far away fails with OSError."""
     try:
         yield
-    except DeltaError as error:
-        raise LakeUnavailable(f"{where}: {str(error).splitlines()[0]}") from error
+    except (DeltaError, OSError) as error:
+        raise LakeUnavailable(f"{where}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line: below it stands all that went over the wire."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class WriterFenced(Exception):
@@ -179,7 +184,7 @@ class Lake:
             self._make_first(where, table, mark)
         except DeltaError as error:  # somebody may have been first: then theirs stands
             if not DeltaTable.is_deltatable(where, storage_options=self._options or None):
-                raise LakeUnavailable(f"{where}: {error}") from error
+                raise LakeUnavailable(f"{where}: {_reason(error)}") from error
 
     def _make_first(self, where: str, table: str, mark: Mark) -> None:
         """Version 0 or nothing: with retries, delta-rs would make the loser version 1, and its mark would win."""
@@ -216,6 +221,8 @@ class LakeTable:
         self._table = self._opened()
         self._synced = max(self.version - 1, 0)
         self._stream_id: str | None = None
+        self._marks: dict[str, int] = {}
+        self._marks_at = self.version
         self.shelf = Shelf(self._filesystem(), None if remote else where)
 
     def _opened(self) -> DeltaTable:
@@ -242,7 +249,16 @@ class LakeTable:
 
     def position(self, at: TopicPartition) -> int:
         """Next to store of a partition of the stream; 0 before the first."""
-        return self._table.transaction_version(self._app_id(at)) or 0
+        return self._mark_of(self._app_id(at))
+
+    def _mark_of(self, app_id: str) -> int:
+        """What the version last read holds; asking delta-rs reads the log again, from far away if that is where it is."""
+        if self._marks_at != self.version:
+            self._marks, self._marks_at = {}, self.version
+        if app_id not in self._marks:
+            with _translated(self.where):
+                self._marks[app_id] = self._table.transaction_version(app_id) or 0
+        return self._marks[app_id]
 
     def _app_id(self, at: TopicPartition) -> str:
         if self._stream_id is None:  # it never changes
@@ -258,20 +274,13 @@ class LakeTable:
         base, target = addition.base, addition.target
         assert base.keys() == target.keys() and all(target[at] >= base[at] for at in base), "positions never go back"
         self._expect(base)
-        with self._failing_plainly():
+        with _translated(self.where):
             return [self.shelf.write(day, [rows]) for day, rows in by_day(addition.rows)]
 
     def keep(self, files: Iterable[DataFile]) -> None:
         """The fsyncs of step 2."""
-        with self._failing_plainly():
+        with _translated(self.where):
             self.shelf.keep(files)
-
-    @contextlib.contextmanager
-    def _failing_plainly(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise LakeUnavailable(f"{self.where}: {error}") from error
 
     def commit(self, addition: Addition, files: Iterable[DataFile]) -> None:
         """Step 3 of `append`."""
@@ -295,7 +304,7 @@ class LakeTable:
                 return
             if found != dict(base):
                 raise WriterFenced(self.where, base, found) from error
-        raise LakeUnavailable(f"{self.where}: {error}") from error
+        raise LakeUnavailable(f"{self.where}: {_reason(error)}") from error
 
     def replace(self, old: Iterable[DataFile], new: Iterable[DataFile]) -> None:
         """Put files holding the same rows in the place of others, all of which this version names. Raises RewriteLost."""
@@ -304,7 +313,7 @@ class LakeTable:
         added = [_added(file, data_change=False) for file in new]
         try:
             with _translated(self.where):
-                self._commit([*added, *removed], {REWRITE: (self._table.transaction_version(REWRITE) or 0) + 1})
+                self._commit([*added, *removed], {REWRITE: self._mark_of(REWRITE) + 1})
                 self.sync_log()
         except LakeUnavailable as error:
             if isinstance(error.__cause__, CommitFailedError):
@@ -313,6 +322,7 @@ class LakeTable:
 
     def _commit(self, actions: list[AddAction | RemoveAction], marks: dict[str, int]) -> None:
         """Commit against what was last read, and read on: the newest version is known then."""
+        seen = self.version
         self._table.create_write_transaction(
             actions,
             "append",
@@ -322,6 +332,8 @@ class LakeTable:
             post_commithook_properties=_NO_HOOKS,
         )
         self._table.update_incremental()
+        if self.version == seen + 1 == self._marks_at + 1:
+            self._marks, self._marks_at = self._marks | marks, self.version
 
     def sync_birth(self) -> None:
         """The table's first entry, and the names of its folders, survive a power failure."""
