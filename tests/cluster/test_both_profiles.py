@@ -34,6 +34,8 @@ FORCE, SEED = "north", 20
 WATCHERS, RATE, SECONDS = 60, 1.5, 2_400
 FAULTS = "twice=0.04,late=0.03,order=0.03,malformed=0.03,skew=0.1,silent=0.02"
 NAMES = [each.name for each in questions()]
+LOST_EVERY = 50
+"""So many reports never come: the fleet's own faults leave no gap in a watcher's numbers."""
 DIGITS = 9
 ARCHIVED_S = 60.0
 
@@ -56,6 +58,7 @@ def received(folder: Path) -> Received:
     )
     write_fleet(plan, folder / "sent.ndjson", ManualClock(start))
     lines, drawn = (folder / "sent.ndjson").read_bytes().splitlines(), random.Random(SEED)
+    lines = [line for place, line in enumerate(lines) if place % LOST_EVERY]
     with (folder / "received.ndjson").open("wb") as file:
         for place, line in enumerate(lines):
             moment = start + timedelta(seconds=place / RATE + drawn.random() * 5)
