@@ -35,6 +35,7 @@ test: check  ## every test
 	@$(BIN)/python -m pytest
 
 test-cluster: setup  ## the same contracts on real engines: Kafka and others, fetched first
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-spark.lock
 	@$(BIN)/python -m engines install
 	@$(BIN)/python -m pytest tests/cluster
 

@@ -41,6 +41,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             assert system.post(key, sent).status == 202
         system.wait_archived("north", 40)
         system.stop()
+        (system.folder / "harmonywatch.toml").write_text("[analysis]\nnice = 0\n")  # nothing is to be given way to here
         yield system
 
 
