@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harmonywatch.clock import SystemClock
 from harmonywatch.stream.contract import (
     Batch,
     PositionLost,
@@ -21,8 +24,12 @@ from harmonywatch.stream.contract import (
     StreamReset,
     TopicDamaged,
     TopicPartition,
+    partitions_in,
 )
+from harmonywatch.stream.follow import follow
+from harmonywatch.stream.forces import Forces
 from harmonywatch.stream.sqlite import SqliteStream, UpkeepFailed
+from harmonywatch.telemetry import Telemetry
 
 NORTH, SOUTH = "reports.north", "reports.south"
 Damage = Callable[[Path], object]
@@ -228,3 +235,53 @@ def test_a_row_that_was_changed_is_its_topics_damage(opened: Any, tmp_path: Path
     assert [(type(error), topic_in(error)) for error in errors] == [(TopicDamaged, NORTH)]
     stream.append(SOUTH, {0: [b"s"]})
     assert drained(reader) == ([b"s"], [])
+
+
+def test_a_force_whose_topic_could_not_even_be_begun_is_served_once_it_is_mended(
+    damaged: SqliteStream, tmp_path: Path
+) -> None:
+    """Through the loop: what the reader never began must be taken up again too."""
+    seen: list[bytes] = []
+    clock, stop = SystemClock(), threading.Event()
+
+    class Noting:
+        def start(self, _topic: str, _partition: int) -> int | None:
+            return None
+
+        def handle(self, batches: list[Batch]) -> None:
+            seen.extend(value for batch in batches for value in batch.values)
+
+        def settled(self) -> dict[TopicPartition, int]:
+            return {}
+
+        def finish(self) -> None:
+            pass
+
+    forces = Forces(lambda _force: Noting(), clock, Telemetry("test"))
+    reader = damaged.reader("reports.", group="archive", start=forces.start)
+    thread = threading.Thread(target=follow, args=(reader, forces), kwargs={"clock": clock, "stop": stop})
+    thread.start()
+    try:
+        wait_until(lambda: forces.degraded() and seen == [SOUTH.encode()])
+        place = tmp_path / "stream" / "topics" / NORTH
+        shutil.rmtree(place)
+        shutil.copytree(tmp_path / "backup", place)
+        wait_until(lambda: NORTH.encode() in seen)
+    finally:
+        stop.set()
+        thread.join()
+    assert sorted(seen) == sorted([NORTH.encode(), SOUTH.encode()])
+
+
+def wait_until(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+
+
+def test_a_damaged_topic_has_not_no_records(damaged: SqliteStream) -> None:
+    with pytest.raises(TopicDamaged):
+        [damaged.bounds(NORTH, partition) for partition in range(partitions_in(damaged, NORTH))]
+    assert partitions_in(damaged, SOUTH) == 1
+    assert partitions_in(damaged, "reports.nowhere") == 0

@@ -20,7 +20,7 @@ from harmonywatch.archive.sealing import Sealer
 from harmonywatch.clock import EPOCH, to_wire
 from harmonywatch.report import topics
 from harmonywatch.report.topics import RejectRecord, topic_of
-from harmonywatch.stream.contract import Stream, TopicPartition
+from harmonywatch.stream.contract import Stream, TopicPartition, partitions_in
 
 COLUMNS = [
     "reject_id", "source", "sender", "received_at", "code", "pointer", "reason", "line", "origin_topic",
@@ -47,7 +47,7 @@ def rejects(lake: Lake, stream: Stream, force: str, sealer: Sealer, since: datet
     if table is not None:
         yield from _archived(table, sealer, since)
     topic = topic_of(topics.REJECTS, force)
-    for partition in range(stream.topics().get(topic, 0)):
+    for partition in range(partitions_in(stream, topic)):
         at = TopicPartition(topic, partition)
         position = max(table.position(at) if table else 0, stream.bounds(*at).earliest)
         yield from _waiting(stream, at, position, since)

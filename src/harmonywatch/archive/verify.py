@@ -38,7 +38,7 @@ from harmonywatch.archive.schema import ALERTS, REJECTS, REPORTS
 from harmonywatch.archive.tally import Count, Day, below, count, union
 from harmonywatch.report import topics
 from harmonywatch.report.topics import archived_topics, topic_of
-from harmonywatch.stream.contract import Stream, StreamReset, TopicPartition
+from harmonywatch.stream.contract import Stream, StreamReset, TopicPartition, partitions_in
 
 Ints = npt.NDArray[np.int64]
 
@@ -151,7 +151,7 @@ class _Proof:
 
     def of(self, name: str, table: LakeTable | None, counts: Mapping[str, Count]) -> Verdict:
         topic = topic_of(KINDS[name], self._force)
-        places = [TopicPartition(topic, p) for p in range(self._stream.topics().get(topic, 0))]
+        places = [TopicPartition(topic, p) for p in range(partitions_in(self._stream, topic))]
         positions = self._raised({at: table.position(at) if table else 0 for at in places})
         ends = {at: self._stream.bounds(*at).end for at in places}
         stored = repeated = 0

@@ -25,7 +25,7 @@ from harmonywatch.clock import Clock, micros
 from harmonywatch.dispatch.incident import Act, AmbiguousIncident, Incident, NoIncident, NotAllowed, Verb
 from harmonywatch.dispatch.told import ToldIncident, told, wire
 from harmonywatch.report.topics import ALERTS, DELIVERIES, AlertRecord, DeliveryRecord, force_of, topic_of
-from harmonywatch.stream.contract import Batch, PositionLost, Stream, TopicPartition
+from harmonywatch.stream.contract import Batch, PositionLost, Stream, TopicPartition, partitions_in
 
 if TYPE_CHECKING:  # listing alerts needs no database, and SQLAlchemy would be most of the command's time
     from harmonywatch.dispatch.store import IncidentStore
@@ -170,11 +170,9 @@ def officer_act(verb: Verb, officer: str, clock: Clock, note: str = "", reason: 
 
 def _ends(stream: Stream, force: str | None) -> dict[TopicPartition, int]:
     """Where the alerts of now end, by partition."""
-    wanted = {
-        topic: partitions
-        for topic, partitions in stream.topics().items()
-        if topic.startswith(ALERTS) and force in (None, force_of(topic))
-    }
+    wanted = {topic: partitions for topic, partitions in stream.topics().items() if topic.startswith(ALERTS)}
+    if force is not None:
+        wanted = {topic_of(ALERTS, force): partitions_in(stream, topic_of(ALERTS, force))}
     ats = [TopicPartition(topic, p) for topic, partitions in sorted(wanted.items()) for p in range(partitions)]
     return {at: stream.bounds(*at).end for at in ats}
 

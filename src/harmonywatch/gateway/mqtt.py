@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -141,14 +141,34 @@ class Desk:
     company: Company
 
     async def store(self, force: str, partitions: int, found: Sorted) -> None:
-        """Return when all of it is durable. Raises what `Stream.append` raises."""
+        """Return when the reports are durable. Raises what `Stream.append` raises for them: acknowledging hangs on the
+        reports alone, or a full topic of rejects, which anybody can fill, would have them sent again and again."""
         admission = found.admission
-        appends = [
-            self.commits.append(topic_of(kind, force), partitions, records, admission.size_bytes)
-            for kind, records in ((REPORTS, admission.records), (REJECTS, admission.rejects), (EVENTS, found.states))
+
+        def append(kind: str, records: Mapping[int, Sequence[bytes]]) -> Coroutine[None, None, None]:
+            return self.commits.append(topic_of(kind, force), partitions, records, admission.size_bytes)
+
+        beside = {
+            kind: asyncio.create_task(append(kind, records))
+            for kind, records in ((REJECTS, admission.rejects), (EVENTS, found.states))
             if records
-        ]
-        await asyncio.gather(*appends)
+        }
+        try:
+            if admission.records:
+                await append(REPORTS, admission.records)
+        finally:
+            if beside:
+                await asyncio.wait(beside.values())
+        for kind, task in beside.items():
+            lost = task.exception()
+            if lost is None:
+                continue
+            if isinstance(lost, StreamBroken) or not isinstance(lost, StreamError):
+                raise StreamBroken(str(lost)) from lost
+            if kind == REJECTS:
+                self.meters.lost(force, len(admission.verdicts), str(lost))
+            else:
+                structlog.get_logger().warning("states of watchers lost", force=force, reason=str(lost))
 
     def count(self, force: str, found: Sorted, size_bytes: int, since_s: float) -> None:
         """It is durable, or was not worth keeping."""

@@ -223,7 +223,8 @@ class Stream(Protocol):
         """From now on retention keeps what the group has not read of the topic. Twice is once."""
 
     def append(self, topic: str, records: Mapping[int, Sequence[bytes]]) -> dict[int, int]:
-        """Append records by partition, all durable together; returns the first offset given in each partition.
+        """Append records by partition, all durable together; returns the first offset given in each partition, or -1 where
+        nobody can tell it any more (Kafka: a first try that came through, of which only a second try learns).
 
         Raises UnknownTopic, RecordTooLarge, StreamFull, TopicDamaged, StreamBroken, OutcomeUnknown, ClosedStream.
         """
@@ -250,3 +251,16 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Twice is once."""
+
+
+def partitions_in(stream: Stream, topic: str) -> int:
+    """How many partitions a topic has, 0 if it was never made. Raises TopicDamaged where `topics` only leaves it out:
+    a force whose records cannot be counted has not none."""
+    count = stream.topics().get(topic)
+    if count is None:
+        try:
+            stream.bounds(topic, 0)
+        except UnknownTopic:
+            return 0
+        count = stream.topics().get(topic, 0)  # it was made just now
+    return count

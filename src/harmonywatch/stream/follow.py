@@ -74,5 +74,5 @@ def _poll(reader: Reader, forces: Forces) -> list[Batch]:
         topic = getattr(error, "topic", "")
         if not topic:
             raise
-        forces.put_aside(force_of(topic), error, reader)
+        forces.put_aside(force_of(topic), error, reader, topic)
     return []

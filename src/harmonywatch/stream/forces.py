@@ -152,8 +152,11 @@ class Forces:
         else:
             self._committed |= risen
 
-    def put_aside(self, force: str, error: Exception, reader: Reader) -> None:
-        """Drop the force's handler and, for a while, the force."""
+    def put_aside(self, force: str, error: Exception, reader: Reader, topic: str = "") -> None:
+        """Drop the force's handler and, for a while, the force. `topic`: which went wrong, if it was one; it may be one
+        that the reader could not even begin, and must be taken up again all the same."""
+        if topic:
+            self._topics.setdefault(force, set()).add(topic)
         before = self._troubles.get(force)
         if before is not None and before.aside:
             return  # another of its topics

@@ -55,6 +55,8 @@ BATCH_BYTES_MAX = RECORD_BYTES_MAX + (1 << 20)
 
 RETRY_S = 0.1
 
+OFFSET_UNKNOWN = -1
+
 WAIT_MS = 100
 """A broker answers a fetch at once if it has something, else after this. A partition that is taken up waits for the end of
 the fetch that is under way, so not the library's 500."""
@@ -314,7 +316,8 @@ class _Waiting:
         if error is not None:
             self.failures.append(error)
         else:
-            self.first.setdefault(message.partition() or 0, message.offset() or 0)
+            offset = message.offset()  # none: it is there already, by a try whose answer was lost with its broker
+            self.first.setdefault(message.partition() or 0, OFFSET_UNKNOWN if offset is None else offset)
         self.left -= 1
         if self.left == 0:
             self.done.set()
