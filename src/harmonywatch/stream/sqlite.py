@@ -202,8 +202,11 @@ class SqliteStream:
                 return log
             if not self.place(topic).is_dir():
                 raise UnknownTopic(topic)
-            with damage_of(topic):
-                log = TopicLog(self.place(topic), self.settings, self.clock, self._positions, self._health)
+            try:
+                with damage_of(topic):
+                    log = TopicLog(self.place(topic), self.settings, self.clock, self._positions, self._health)
+            except UnknownTopic as error:
+                raise TopicDamaged(topic, "its folder is there, and no segment in it") from error
             with self._lock:
                 self._health.check_open()
                 self._logs[topic] = log
