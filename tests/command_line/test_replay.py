@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from click.testing import CliRunner, Result
 
 from harmonywatch import assemble
 from harmonywatch.cli import main
+from harmonywatch.gateway.replay import LINES_MAX, Ground, ReplayStopped, replay
 from harmonywatch.report.topics import topic_of
 from harmonywatch.settings import load
+from harmonywatch.stream.memory import MemoryStream
 
 Run = Callable[..., Result]
 AT = "2026-01-05T06:07:08.900000Z"
@@ -135,3 +138,33 @@ def test_more_lines_than_a_group_holds_all_have_their_verdict_in_order(run: Run,
     done = run("send", file, "--replay", "--json")
     assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == list(range(1, 2_501))
     assert sorted(each["sequence"] for each in on_the_stream(tmp_path, "reports.")) == list(range(2_500))
+
+
+def test_a_cut_file_ends_in_one_line_and_the_audit_tells_how_far_it_came(run: Run, tmp_path: Path) -> None:
+    lines = b"".join(
+        json.dumps({"received_at": AT, "report": {**REPORT, "sequence": n}}).encode() + b"\n" for n in range(3_000)
+    )
+    cut = tmp_path / "cut.gz"
+    cut.write_bytes(gzip.compress(lines, 1)[:-200])
+    refused = run("send", str(cut), "--replay")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("harmonywatch: ")
+    (ended,) = [
+        entry
+        for line in run("audit", "--json").stdout.splitlines()
+        if (entry := json.loads(line))["action"] == "replayed"
+    ]
+    assert ended["detail"]["accepted"] == len(on_the_stream(tmp_path, "reports.")) >= 1_000
+
+
+def test_a_stream_that_takes_no_more_is_told_with_the_line() -> None:
+    stream = MemoryStream()
+    stream.create_topic("reports.north", 2)
+    ground = Ground("north", stream, lambda _: None, assemble.CLOCK.now, assemble.fresh_id)
+    line = json.dumps({"received_at": AT, "report": REPORT}).encode()
+    judged = replay(((n, line) for n in range(1, 2 * LINES_MAX + 1)), ground)
+    assert [next(judged).line for _ in range(LINES_MAX)] == list(range(1, LINES_MAX + 1))
+    stream.close()
+    with pytest.raises(ReplayStopped, match=f"from line {LINES_MAX + 1} on") as told:
+        next(judged)
+    assert told.value.line == LINES_MAX + 1

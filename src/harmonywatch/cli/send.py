@@ -51,6 +51,17 @@ def send(shell: Shell, file: str, replay: bool, force: str | None, **how: Any) -
             "--key is missing" if force is None else "the force is the key's; --force is for --replay"
         )
     judged = assemble.replayed(shell.settings, shell.actor, force, file) if replay else _sent(shell, file, **how)
+    try:
+        refused = _told(shell, judged)
+    except BrokenPipeError:  # who reads our output, not the file
+        raise
+    except (OSError, EOFError) as error:  # the file: missing, cut, or not what gzip wrote
+        raise NotDone(str(error)) from None
+    sys.exit(EXIT_NOT_WELL if refused else 0)
+
+
+def _told(shell: Shell, judged: Iterator[Any]) -> int:
+    """Print the verdicts as they come; how many lines were refused."""
     accepted = refused = 0
     for verdict in judged:
         fine = verdict.status == "accepted"
@@ -61,7 +72,7 @@ def send(shell: Shell, file: str, replay: bool, force: str | None, **how: Any) -
         elif not fine:
             shell.row(row, f"line {verdict.line}: {verdict.pointer or '/'} {verdict.reason}")
     shell.say(f"{accepted} accepted, {refused} refused" + (" (kept: harmonywatch rejects list)" if refused else ""))
-    sys.exit(EXIT_NOT_WELL if refused else 0)
+    return refused
 
 
 def _sent(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give_up: float) -> Iterator[Any]:
@@ -69,7 +80,7 @@ def _sent(shell: Shell, file: str, key: str, to: str | None, ca: str | None, giv
 
     try:
         yield from send_file(file, to or assemble.gateway_url(shell.settings), key, ca=ca, give_up_s=give_up)
-    except (GatewayAwayError, KeyRefusedError, OSError, EOFError, ValueError) as error:
+    except (GatewayAwayError, KeyRefusedError, ValueError) as error:
         raise NotDone(str(error)) from None
 
 
