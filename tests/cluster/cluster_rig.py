@@ -14,12 +14,12 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
 from confluent_kafka.admin import AdminClient
-from running_system import HARMONYWATCH, System, clean_environment, wait_for
+from running_system import HARMONYWATCH, NotInTime, System, clean_environment, wait_for
 
 from engines.kafka import Cluster
 from engines.postgres import Postgres
@@ -109,11 +109,14 @@ class Aside:
                         found.setdefault((alert.watcher_id, alert.report_id, alert.place), alert)
         return found
 
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.engines.kafka.url.removeprefix("kafka://")})
+
     def members(self, group: str) -> list[int]:
         """How many partitions of the reports each worker of a group has; they sum to PARTITIONS when nothing moves."""
         outer = f"{self.name}.{group}"
-        client = AdminClient({"bootstrap.servers": self.engines.kafka.url.removeprefix("kafka://")})
-        described = client.describe_consumer_groups([outer], request_timeout=10)[outer].result()
+        described = self._admin.describe_consumer_groups([outer], request_timeout=10)[outer].result()
         topic = f"{self.name}.{self.reports}"
         return [
             sum(place.topic == topic for place in member.assignment.topic_partitions) for member in described.members
@@ -126,7 +129,10 @@ class Aside:
         return len(members) == workers and sum(members) == PARTITIONS and max(members) - min(members) <= 1
 
     def wait_shared(self, group: str, workers: int) -> None:
-        wait_for(f"{workers} workers of {group}", lambda: self.shared(group, workers), JOINED_S, 0.1)
+        try:
+            wait_for(f"{workers} workers of {group}", lambda: self.shared(group, workers), JOINED_S, 0.1)
+        except NotInTime as error:
+            raise NotInTime(f"{error}; members have {self.members(group)} of {self.reports}") from None
 
 
 _ALERT = msgspec.json.Decoder(AlertRecord)
