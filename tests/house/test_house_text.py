@@ -32,8 +32,6 @@ SLEEPS = {
     "tests/cluster/test_cluster_pauses.py:pause": "not a wait: the moments of the pause are what is drawn",
     "tests/cluster/test_cluster_rebalances.py:rebalance": "not a wait: the moment of the change is what is drawn",
     "tests/fault/early_ack/sitecustomize.py:write": "the late commit is the fault that is injected",
-    "tests/cluster/test_cluster_pauses.py:pause": "not a wait: the moments of the pause and of its end are what is drawn",
-    "tests/cluster/test_cluster_rebalances.py:rebalance": "not a wait: the moment of the next change is what is drawn",
     "tests/fault/storm.py:kill_in_turn": "not a wait: the moment of the kill is what is drawn",
     "tests/fleet/test_send.py:work": "the gateway stays away for a while: the outage is what is tested",
 }
