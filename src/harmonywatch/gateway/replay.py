@@ -22,7 +22,7 @@ from harmonywatch.clock import from_wire
 from harmonywatch.gateway.admit import Admission, Terms, admit_onto
 from harmonywatch.registry.contract import KeyInfo
 from harmonywatch.report.topics import REJECTS, REPORTS, topic_of
-from harmonywatch.stream.contract import Stream, StreamError
+from harmonywatch.stream.contract import Stream, StreamError, UnknownTopic, partitions_in
 
 LINES_MAX = 1_000
 BYTES_MAX = 4 << 20
@@ -51,7 +51,8 @@ class Ground:
 
 
 class ReplayStopped(Exception):
-    """The stream takes no more; the lines from `line` on may be sent again: repeats are recognised."""
+    """The stream takes no more. Send the lines from `line` on, and no earlier ones: repeats are recognised within a day of
+    received time, and a replay's times may be older than what the archive has in hand (docs/gaps.md)."""
 
     def __init__(self, line: int, problem: StreamError) -> None:
         super().__init__(f"no verdict from line {line} on: {problem}")
@@ -86,7 +87,9 @@ def _take(group: list[tuple[int, bytes | None]], ground: Ground) -> list[Judged]
     admission, judged = Admission(), []
     owner, topic = KeyInfo(VIA, "relay", ground.force, VIA), topic_of(REPORTS, ground.force)
     try:
-        partitions = ground.stream.topics()[topic]
+        partitions = partitions_in(ground.stream, topic)
+        if not partitions:
+            raise UnknownTopic(topic)
         for number, line in group:
             try:
                 received_at, raw = read_line(line, ground.now())
