@@ -13,6 +13,7 @@ import getpass
 import json
 import os
 import secrets
+import socket
 import ssl
 import sys
 import urllib.error
@@ -283,6 +284,21 @@ def check_doors(settings: Settings) -> None:
     tls_of(settings.console, "console")
     if settings.mqtt.url:
         open_broker(settings)
+
+
+def check_ports(settings: Settings) -> None:
+    """Refuse ports on which somebody else listens, before services are started again and again for it. Raises BadSettings."""
+    for name, door in (("gateway", settings.gateway), ("console", settings.console)):
+        family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((door.host, door.port))
+            except OSError as error:
+                raise BadSettings(
+                    f"{name}: cannot listen on {door.host}:{door.port}: {error.strerror}; is another `up` running? "
+                    f"--{name}-port takes another port, 0 = any"
+                ) from None
 
 
 # --- incidents and alerts ----------------------------------------------------------------------------------------------

@@ -112,3 +112,22 @@ def test_an_answer_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
     done = run("query", "select 1 as n", "--out", str(nowhere), "--data", str(tmp_path / "data"))
     assert done.exit_code == 2
     assert done.stderr.splitlines() == [f"harmonywatch: {nowhere}: No such file or directory"]
+
+
+@pytest.mark.parametrize(("command", "argument"), [("send", "reports.ndjson"), ("fleet", "--seconds=1")])
+def test_a_mistyped_folder_does_not_send_to_whoever_listens(tmp_path: Path, command: str, argument: str) -> None:
+    report = b'{"watcher_id":"w","location":{"lat":1,"lon":2},"citizens":[],"words":[]}\n'
+    (tmp_path / "reports.ndjson").write_bytes(report)
+    named = str(tmp_path / argument) if command == "send" else argument
+    done = run(command, named, "--key", "north=k", "--data", str(tmp_path / "dta"))
+    assert done.exit_code == 2
+    assert "nothing here" in done.output
+    assert not (tmp_path / "dta").exists()
+
+
+def test_up_says_at_once_that_a_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("up", "--data", str(tmp_path / "data"), "--gateway-port", str(port), "--console-port", "0")
+    assert done.exit_code == 2
+    assert f"127.0.0.1:{port}" in done.output and "--gateway-port" in done.output

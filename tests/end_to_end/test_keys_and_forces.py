@@ -69,3 +69,9 @@ def _only_citizen(system: System, force: str, sightings: int) -> str:
     rows = wait_for("the sightings in the archive", there, 15, 0.5)
     assert [row["n"] for row in rows] == [sightings]
     return str(rows[0]["citizen"])
+
+
+def test_a_fleet_with_a_wrong_key_says_so_and_fails(system: System) -> None:
+    done = system.call("fleet", "--key", "north=wrong", "--to", system.url, "--seconds", "1", "--watchers", "10")
+    assert done.returncode == 2
+    assert "nobody has this key" in done.stderr

@@ -102,7 +102,7 @@ def common(command: Callable[..., Any], needs_data: bool = False) -> Callable[..
         def act() -> None:
             shell = _shell({"data": data}, as_json)
             if needs_data:
-                _check_data(shell.settings)
+                check_data(shell.settings)
             command(shell, **given)
 
         with_errors(act)
@@ -124,7 +124,8 @@ def _inherit(context: click.Context, given: dict[str, Any]) -> None:
         outer = outer.parent
 
 
-def _check_data(settings: Settings) -> None:
+def check_data(settings: Settings) -> None:
+    """Raises BadSettings for a folder that is none, or somebody else's."""
     folder = settings.folder
     if settings.state and settings.stream.url:
         return  # everything stands elsewhere

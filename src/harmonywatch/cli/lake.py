@@ -100,7 +100,8 @@ def rejects_show(shell: Shell, reject_id: str, force: str | None) -> None:
 def rejects_redrive(
     shell: Shell, reject_ids: tuple[str, ...], every: bool, since: str | None, force: str | None
 ) -> None:
-    """Judge rejects again by today's reading; what is a report now goes on the stream. The reject itself stays.
+    """Judge rejects again by today's reading; what is a report now goes on the stream. The reject itself stays. Exit status
+    1 if some are refused again.
 
     \b
     harmonywatch rejects redrive r1a2b3c4 --force north
@@ -108,7 +109,10 @@ def rejects_redrive(
     """
     if not every and not reject_ids:
         raise click.UsageError("name rejects, or say --all")
-    rows = assemble.redriven(
-        shell.settings, shell.actor, force, None if every else set(reject_ids), assemble.moment(since)
+    rows = list(
+        assemble.redriven(
+            shell.settings, shell.actor, force, None if every else set(reject_ids), assemble.moment(since)
+        )
     )
     shell.table(rows, ["reject_id", "status", "report_id", "pointer", "reason"], "no such reject")
+    sys.exit(EXIT_NOT_WELL if any(row["status"] == "refused" for row in rows) else 0)

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from harmonywatch import assemble
-from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, common, force_option
+from harmonywatch.cli.frame import EXIT_NOT_WELL, NotDone, Shell, check_data, common, force_option
 
 
 @click.command()
@@ -78,10 +78,18 @@ def _told(shell: Shell, judged: Iterator[Any]) -> int:
 def _sent(shell: Shell, file: str, key: str, to: str | None, ca: str | None, give_up: float) -> Iterator[Any]:
     from harmonywatch.fleet.sendfile import GatewayAwayError, KeyRefusedError, send_file
 
+    url = to or _own_gateway(shell)
     try:
-        yield from send_file(file, to or assemble.gateway_url(shell.settings), key, ca=ca, give_up_s=give_up)
+        yield from send_file(file, url, key, ca=ca, give_up_s=give_up)
     except (GatewayAwayError, KeyRefusedError, ValueError) as error:
         raise NotDone(str(error)) from None
+
+
+def _own_gateway(shell: Shell) -> str:
+    """The gateway of the data folder. A folder that was named and is none must not mean whoever listens at the usual port."""
+    if "data" in shell.origins:
+        check_data(shell.settings)
+    return assemble.gateway_url(shell.settings)
 
 
 @click.command()
@@ -113,6 +121,8 @@ def _sent(shell: Shell, file: str, key: str, to: str | None, ca: str | None, giv
 def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, **asked: Any) -> None:
     """Let a seeded fleet of watchers send reports. All of it is invented: nobody is watched.
 
+    Exit status 0: every report has its answer; 1: the outcome of some is unknown; 2: nothing was accepted.
+
     \b
     harmonywatch fleet --key north=hw_r_... --seconds 60
     harmonywatch fleet --watchers 1000 --rate 5000 --seconds 10 --out reports.ndjson
@@ -130,7 +140,7 @@ def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, *
         asked["faults"] = parse_faults(asked["faults"])
         for name in ("out", "truth"):
             asked[name] = Path(asked[name]) if asked[name] else None
-        url = "" if asked["out"] else to or assemble.gateway_url(shell.settings)
+        url = "" if asked["out"] else to or _own_gateway(shell)
         targets = tuple(assemble.target(key, url, ca) for key in keys) or HARMONYLAND
         plan = FleetPlan(targets=targets, **asked)
     except (FaultSpecError, ValueError) as error:
@@ -153,6 +163,10 @@ def fleet(shell: Shell, keys: tuple[str, ...], to: str | None, ca: str | None, *
         "bytes": tally.json_bytes,
     }
     shell.row(row)
+    if plan.out is None and tally.sent and not tally.accepted:
+        raise NotDone(f"nothing was accepted: {tally.last_problem or 'no answer'}")
+    if tally.unknown:
+        sys.exit(EXIT_NOT_WELL)
 
 
 def _progress(shell: Shell, tally: Any) -> None:

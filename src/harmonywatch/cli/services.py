@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harmonywatch.cli.frame import NotDone, Shell, common
-from harmonywatch.supervisor import SERVICES, AlreadyUp, Supervisor, copies_of, services_of
+from harmonywatch.supervisor import SERVICES, AlreadyUp, Supervisor, copies_of, is_up, services_of
 
 DOORS = (
     ("--gateway-port", "gateway.port", int, "Port for watchers (default 8470; 0 = any)."),
@@ -89,7 +89,7 @@ def up(shell: Shell, copies: dict[str, int], **options: Any) -> None:
     harmonywatch up --data /srv/harmony --gateway-port 8470 --tls-cert cert.pem --tls-key key.pem --gateway-host 0.0.0.0
     """
     from harmonywatch import assemble
-    from harmonywatch.service import stop_on_signals
+    from harmonywatch.service import places, stop_on_signals
     from harmonywatch.telemetry import configure_logging
 
     settings = shell.with_flags(flags_of(options)).settings
@@ -97,6 +97,8 @@ def up(shell: Shell, copies: dict[str, int], **options: Any) -> None:
     configure_logging("up", settings.log_level)
     stop = stop_on_signals()
     assemble.prepare(settings)
+    if not is_up(settings.folder) and not places(settings.folder):  # else it may be services of ours, that still stop
+        assemble.check_ports(settings)
     try:
         names = copies_of(services_of(bool(settings.mqtt.url)), copies)
         Supervisor(settings.folder, child_arguments(settings, options), services=names).run(stop.event)
@@ -124,7 +126,8 @@ def run(shell: Shell, service: str, **options: Any) -> None:
     """Run one service in this process until SIGTERM: gateway, alerting, dispatch, console, archive or mqtt.
 
     On Kafka as many copies of it may run as its topics have partitions, here or on other hosts; those of one folder are
-    told apart by a number. Each refuses to run twice.
+    told apart by a number. Each refuses to run twice. Exit status 0: stopped when asked; 3: stream or disk broke; 4: the
+    operator must act (the last line of the log says how); 1: a bug.
 
     \b
     harmonywatch run gateway --gateway-port 8470
