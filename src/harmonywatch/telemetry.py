@@ -89,6 +89,6 @@ def configure_logging(service: str, level: str = "info") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a line is rare, and a cached logger outlives what it was told
     )
     structlog.contextvars.bind_contextvars(service=service)

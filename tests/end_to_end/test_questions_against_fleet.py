@@ -416,7 +416,7 @@ def test_a_notebook_at_the_wrong_folder_or_force_is_told_so(city: City, tmp_path
     with pytest.raises(assemble.BadSettings, match="no folder"):
         harmonywatch.connect("north", data=tmp_path / "elsewhere")
     assert not list(tmp_path.iterdir()), "nothing was made there"
-    with pytest.raises(assemble.RegistryError, match="did you mean north"):
+    with pytest.raises(assemble.NoSuchForce, match="did you mean north"):
         harmonywatch.connect("norht", data=city.system.folder)
     with pytest.raises(AttributeError, match="no attribute 'conect'"):
         harmonywatch.conect  # type: ignore[attr-defined]  # noqa: B018
