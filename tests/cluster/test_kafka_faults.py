@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType, Top
 from engines.kafka import Cluster
 from engines.process import wait_until
 from harmonywatch.settings import StreamSettings
-from harmonywatch.stream.contract import Batch, OutcomeUnknown, StreamFull, TopicPartition
+from harmonywatch.stream.contract import Batch, OutcomeUnknown, PartitionsMoved, StreamFull, TopicPartition
 from harmonywatch.stream.kafka.address import parse
 from harmonywatch.stream.kafka.stream import KafkaStream
 
@@ -67,7 +67,7 @@ class Writer(threading.Thread):
 
 
 class Follower(threading.Thread):
-    """A durable reader that reads all along."""
+    """A durable reader that reads all along, and knows by itself how far it is."""
 
     def __init__(self, stream: KafkaStream, stop: threading.Event) -> None:
         super().__init__()
@@ -77,12 +77,18 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         try:
-            reader = self._stream.reader("reports.", group="alerting")
+            reader = self._stream.reader("reports.", group="alerting", start=self._truth)
             while not self._over.is_set():
-                for batch in reader.poll(0.2):
-                    self._take(batch)
+                try:
+                    for batch in reader.poll(0.2):
+                        self._take(batch)
+                except PartitionsMoved as moved:  # the group's coordinator died, and its next one did not wait for us
+                    reader.take_up(moved.topics)
         except Exception as error:  # noqa: BLE001 told by the test
             self.error = error
+
+    def _truth(self, topic: str, partition: int) -> int:
+        return len(self.read[TopicPartition(topic, partition)])
 
     def _take(self, batch: Batch) -> None:
         log = self.read[TopicPartition(batch.topic, batch.partition)]

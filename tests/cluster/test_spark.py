@@ -126,7 +126,7 @@ def fleets(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> I
     with running(tmp_path_factory.mktemp("spark") / "data", environment=QUICK_ARCHIVE) as system:
         key = system.add_force("north")
         system.run("fleet", *map(str, FLEET), "--faults", FAULTS, "--to", system.url, "--key", f"north={key}")
-        system.wait_archived("north", REPORTS_LEAST)
+        system.wait_archived("north", REPORTS_LEAST, 90.0)
         system.stop()
         lake = assemble.open_lake(load({"data": str(system.folder)})[0])
         plans = {table: lake.plan("north", table) for table in TABLES}
