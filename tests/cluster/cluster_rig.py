@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -31,6 +31,9 @@ from harmonywatch.settings import StreamSettings
 from harmonywatch.stream.contract import TopicPartition
 from harmonywatch.stream.kafka.address import parse
 from harmonywatch.stream.kafka.stream import KafkaStream
+
+Connect = Callable[..., KafkaStream]
+"""Opens a stream of the test's own on its broker."""
 
 BUCKET = "harmonywatch"
 SESSION_S = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from harmonywatch.stream.kafka.stream import KafkaStream
 
 sys.path += [str(Path(__file__).parent.parent / room) for room in ("gateway", "end_to_end", "fault")]
 
-from cluster_rig import SESSION_S, Aside, Engines, aside
+from cluster_rig import SESSION_S, Aside, Connect, Engines, aside
 from figures import pytest_terminal_summary, tell
 from running_system import System, made
 from storm import FORCE
 
 __all__ = ["pytest_terminal_summary", "tell"]
 
-Connect = Callable[..., KafkaStream]
 
 FAST_RETENTION = {"log.retention.check.interval.ms": "200", "log.segment.delete.delay.ms": "200"}
 SHORT_SESSIONS = {"group.min.session.timeout.ms": str(SESSION_S * 1000)}

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster_rig import SESSION_S
-from conftest import Connect
+from cluster_rig import SESSION_S, Connect
 
 from harmonywatch.stream.contract import Batch, PartitionsMoved, Reader, Stream, TopicPartition
 

@@ -6,9 +6,9 @@ import random
 import time
 
 import pytest
+from cluster_rig import Connect
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-from conftest import Connect
 
 from engines.kafka import Cluster
 from engines.process import wait_until
